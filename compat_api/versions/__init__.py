@@ -1,0 +1,1 @@
+"""Library: what older versions of the API said differently, one file a version."""

@@ -1,0 +1,1 @@
+"""Library of lifecycle, and its worker process: registries, content, layers, snapshots."""

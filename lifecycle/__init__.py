@@ -1,0 +1,1 @@
+"""Process ``longshore-lifecycle``: the engine, and the only writer of durable state."""

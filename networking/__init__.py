@@ -1,0 +1,1 @@
+"""Library of lifecycle: bridges, addresses, firewall, published ports."""

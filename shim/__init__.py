@@ -1,0 +1,1 @@
+"""Processes ``longshore-zygote`` and, one a container, ``longshore-shim``: stdio, log, exit status."""
