@@ -1,5 +1,6 @@
 """Build step of the package: Python code from lifecycle/protos/*.proto into lifecycle/_pb/."""
 
+import runpy
 from pathlib import Path
 
 from setuptools import setup
@@ -9,20 +10,17 @@ ROOT = Path(__file__).resolve().parent
 
 
 def generate() -> None:
-    """Run protoc; the proto files are named as they will be imported, so that imports resolve."""
-    import sys
+    runpy.run_path(str(ROOT / "lifecycle" / "protos" / "generate.py"))["generate"](ROOT)
 
-    sys.path.insert(0, str(ROOT))
-    from lifecycle.protos import generate as protos
 
-    protos.generate(ROOT)
+generate()
 
 
 class BuildWithProtos(build_py):
+    """Generates again, so that a changed .proto file is never built stale."""
+
     def run(self) -> None:
         generate()
-        # build_py found the packages before the code was there
-        self.packages = sorted({*self.packages, "lifecycle._pb"})
         super().run()
 
 

@@ -12,8 +12,8 @@
     └── InternalError       the engine's or the kernel's own failure
 
 A raised error carries the text that the client shows: lower case, no full stop, with the object's
-name in it, and Docker's own words where clients match on them. ``HTTP_STATUS`` is the only table of
-codes; errors are translated in two places, lifecycle's gRPC interceptor and the API's middleware.
+name in it, and Docker's own words where clients match on them. ``HTTP_STATUS`` and ``GRPC_STATUS`` are
+the only tables of codes; errors are translated in two places, lifecycle's gRPC interceptor and the API's middleware.
 """
 
 from __future__ import annotations
@@ -72,6 +72,19 @@ HTTP_STATUS: dict[str, int] = {
     "unavailable": 503,
     "not_supported": 501,
     "internal": 500,
+}
+
+# The gRPC status that carries each kind between lifecycle and its callers.
+GRPC_STATUS: dict[str, str] = {
+    "not_found": "NOT_FOUND",
+    "invalid_argument": "INVALID_ARGUMENT",
+    "conflict": "FAILED_PRECONDITION",
+    "not_modified": "ALREADY_EXISTS",
+    "permission_denied": "PERMISSION_DENIED",
+    "unauthenticated": "UNAUTHENTICATED",
+    "unavailable": "UNAVAILABLE",
+    "not_supported": "UNIMPLEMENTED",
+    "internal": "INTERNAL",
 }
 
 BY_CODE: dict[str, type[EngineError]] = {
