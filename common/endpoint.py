@@ -1,0 +1,149 @@
+"""Library: a container's connection to one network, and how it gets into the container.
+
+Lifecycle makes the Endpoint and sends it in the start message (docs/architecture.md); the shim
+plugs it once the container's namespaces exist. There is no unplugging at exit: the namespace
+takes its side of the veth along, and the kernel the other one. ``unplug`` is for disconnecting
+a running container.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from common import netlink, netns
+from common.netlink import Netlink
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    destination: str
+    gateway: str | None = None  # None: on the link itself
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    bridge: str
+    host_ifname: str
+    ifname: str
+    mac: str
+    mtu: int
+    addresses: tuple[str, ...]  # with prefix length
+    gateway: str | None = None  # the default route; None where another endpoint has it
+    gateway6: str | None = None
+    isolated: bool = False  # no traffic between containers (enable_icc=false)
+    routes: tuple[Route, ...] = ()
+    sysctls: Mapping[str, str] = field(default_factory=dict)  # "net.ipv4.conf.IFNAME.…"
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Endpoint:
+        routes = tuple(Route(**route) for route in data.get("routes") or ())
+        fields = {**data, "addresses": tuple(data["addresses"]), "routes": routes}
+        return cls(**fields)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def has_ipv6(self) -> bool:
+        return any(":" in address for address in self.addresses)
+
+
+def plug_all(pid: int, endpoints: Sequence[Endpoint]) -> None:
+    """Give the namespace of ``pid`` its loopback and its endpoints.
+
+    A failure may leave it half done; the end of the namespace cleans up.
+    """
+    namespace = netns.open_of(pid)
+    try:
+        with Netlink() as host, netns.entered(namespace), Netlink() as inside:
+            _raise_loopback(inside)
+            for endpoint in endpoints:
+                _plug(host, inside, namespace, endpoint)
+    finally:
+        os.close(namespace)
+
+
+def plug(pid: int, endpoint: Endpoint) -> None:
+    """Connect a running container to one more network."""
+    namespace = netns.open_of(pid)
+    try:
+        with Netlink() as host, netns.entered(namespace), Netlink() as inside:
+            _plug(host, inside, namespace, endpoint)
+    finally:
+        os.close(namespace)
+
+
+def unplug(endpoint: Endpoint) -> None:
+    """Take the pair away, from the host's side; gone already is success."""
+    with Netlink() as host:
+        link = host.link(endpoint.host_ifname)
+        if link is not None:
+            host.execute(netlink.delete_link(link.index, link.name))
+
+
+def counters(pid: int) -> list[netlink.Counters]:
+    """The traffic of a container's interfaces, without its loopback."""
+    namespace = netns.open_of(pid)
+    try:
+        with netns.entered(namespace), Netlink() as inside:
+            return [found for found in inside.counters() if found.name != "lo"]
+    finally:
+        os.close(namespace)
+
+
+def _raise_loopback(inside: Netlink) -> None:
+    inside.execute(
+        netlink.set_up(1, "lo")
+    )  # the loopback is always the first link of its namespace
+
+
+def _plug(host: Netlink, inside: Netlink, namespace: int, endpoint: Endpoint) -> None:
+    bridge = host.link(endpoint.bridge)
+    if bridge is None:
+        raise FileNotFoundError(2, f"bridge {endpoint.bridge}: no such interface")
+    pair = netlink.veth(
+        name=endpoint.host_ifname,
+        peer=endpoint.ifname,
+        peer_namespace=namespace,
+        peer_mac=endpoint.mac,
+        mtu=endpoint.mtu,
+        master=bridge.index,
+    )
+    host.execute(pair)
+    if endpoint.isolated:
+        outer = host.link(endpoint.host_ifname)
+        if outer is not None:
+            host.execute(netlink.isolate_port(outer.index, outer.name))
+    link = inside.link(endpoint.ifname)
+    if link is None:
+        raise FileNotFoundError(2, f"{endpoint.ifname}: no such interface in the container")
+    netns.write_sysctls(_interface_sysctls(endpoint))
+    inside.execute(*_inside(link.index, endpoint))
+
+
+def _interface_sysctls(endpoint: Endpoint) -> dict[str, str]:
+    """Written while the interface is down, so that not a single router advertisement is heard."""
+    ipv6 = f"net/ipv6/conf/{endpoint.ifname}"
+    keys = {f"{ipv6}/accept_ra": "0", f"{ipv6}/disable_ipv6": "0" if endpoint.has_ipv6 else "1"}
+    for key, value in endpoint.sysctls.items():
+        # By parts, because an interface's name may have a dot in it.
+        parts = [endpoint.ifname if part == "IFNAME" else part for part in key.split(".")]
+        keys["/".join(parts)] = value
+    return keys
+
+
+def _inside(index: int, endpoint: Endpoint) -> list[netlink.Message]:
+    messages = [netlink.add_address(index, address) for address in endpoint.addresses]
+    messages.append(netlink.set_up(index, endpoint.ifname))
+    messages += [
+        netlink.add_route(index, route.destination, route.gateway) for route in endpoint.routes
+    ]
+    messages += [
+        netlink.add_route(index, "default", gateway)
+        for gateway in (endpoint.gateway, endpoint.gateway6)
+        if gateway
+    ]
+    return messages
