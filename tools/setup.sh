@@ -1,0 +1,113 @@
+# Set-up shared by ./start and ./test: Debian packages, the virtual environment and the gRPC code.
+#
+# Sourced, never run. Everything here does nothing, within a fraction of a second, when it was done
+# before. What it makes stays inside the checkout: .venv/ and .cache/; of the system it changes only
+# the Debian packages it names.
+
+checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+venv=$checkout/.venv
+cache=$checkout/.cache
+tools=$cache/tools
+
+say() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; }
+
+die() {
+  say "$*"
+  exit 1
+}
+
+# Only where it is needed: package lists on a fresh machine are empty or old.
+refresh_package_lists() {
+  [ -n "${package_lists_fresh:-}" ] && return
+  apt-get update -q >/dev/null || say 'apt-get update failed; going on with the lists that are there'
+  package_lists_fresh=yes
+}
+
+# need_packages NAME...: Debian packages, installed where missing.
+need_packages() {
+  local name missing=()
+  if ! command -v dpkg-query >/dev/null; then
+    say "not a Debian system; these packages' contents must be there: $*"
+    return
+  fi
+  for name in "$@"; do
+    dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null | grep -qx installed || missing+=("$name")
+  done
+  [ ${#missing[@]} -eq 0 ] && return
+  [ "$(id -u)" -eq 0 ] || die "these Debian packages are missing; as root: apt-get install ${missing[*]}"
+  say "installing Debian packages: ${missing[*]}"
+  refresh_package_lists
+  DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}" >/dev/null </dev/null
+}
+
+# need_tool PACKAGE PATH: one file of a Debian package, unpacked below .cache/tools. Nothing is
+# installed, so no daemon that the package brings along ever starts.
+need_tool() {
+  [ -x "$tools/$2" ] && return
+  say "fetching $1 for the tests"
+  refresh_package_lists
+  local download=$cache/download
+  rm -rf "$download"
+  mkdir -p "$download" "$tools"
+  (cd "$download" && apt-get download -q -o APT::Sandbox::User=root "$1" >/dev/null)
+  dpkg -x "$download/$1"_*.deb "$tools"
+  rm -rf "$download"
+  [ -x "$tools/$2" ] || die "Debian package $1 has no $2"
+}
+
+# The first python3 of PATH if it is recent enough and complete, else Debian's own.
+find_python() {
+  local candidate
+  for candidate in python3 /usr/bin/python3; do
+    if "$candidate" -c 'import ensurepip, sqlite3, ssl, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+  need_packages python3 python3-venv
+  /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die 'Python 3.11 or newer is needed'
+  echo /usr/bin/python3
+}
+
+# What the virtual environment was made from, so that any change makes it again.
+fingerprint() {
+  (cd "$checkout" && { pwd; sha256sum pyproject.toml setup.py lifecycle/protos/*; } | sha256sum)
+}
+
+# need_venv [EXTRA]: .venv with this package in editable form, and its generated code.
+need_venv() {
+  local extra=${1:-} wanted stamp python
+  wanted=$(fingerprint)
+  stamp=$venv/.longshore-${extra:-run}
+  [ -e "$checkout/lifecycle/_pb/containers_pb2.py" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && return
+  if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+    python=$(find_python)
+    say "making $venv with $("$python" -V)"
+    "$python" -m venv --clear "$venv"
+  fi
+  say 'installing the Python packages'
+  # "compat" is a plain path entry; the default is an import hook that costs each process 16 ms.
+  "$venv/bin/python" -m pip install -q --disable-pip-version-check \
+    --config-settings editable_mode=compat -e "$checkout${extra:+[$extra]}" </dev/null
+  # Build tools of the test extra also make type stubs, which the installation's build step does not.
+  [ -n "$extra" ] && "$venv/bin/python" "$checkout/lifecycle/protos/generate.py"
+  echo "$wanted" >"$stamp"
+  echo "$wanted" >"$venv/.longshore-run"
+}
+
+setup_engine() {
+  need_packages ca-certificates libnftables1 libseccomp2 procps
+  need_venv
+}
+
+setup_tests() {
+  need_packages ca-certificates libnftables1 libseccomp2 procps git mmdebstrap
+  need_tool busybox-static bin/busybox
+  need_tool docker-registry usr/bin/docker-registry
+  if ! command -v docker >/dev/null; then
+    need_tool docker.io usr/bin/docker
+    PATH=$PATH:$tools/usr/bin
+    export PATH
+  fi
+  need_venv test
+}
