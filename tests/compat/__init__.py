@@ -1,0 +1,1 @@
+"""Tests of a running engine over its socket, one file per API resource."""

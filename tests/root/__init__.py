@@ -1,0 +1,1 @@
+"""Tests of the runtime, the shim and the network against the real kernel, as root."""
