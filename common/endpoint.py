@@ -34,6 +34,7 @@ class Endpoint:
     gateway: str | None = None  # the default route; None where another endpoint has it
     gateway6: str | None = None
     isolated: bool = False  # no traffic between containers (enable_icc=false)
+    hairpin: bool = False  # reaches itself by a published port although br_netfilter is on
     routes: tuple[Route, ...] = ()
     sysctls: Mapping[str, str] = field(default_factory=dict)  # "net.ipv4.conf.IFNAME.…"
 
@@ -113,15 +114,22 @@ def _plug(host: Netlink, inside: Netlink, namespace: int, endpoint: Endpoint) ->
         master=bridge.index,
     )
     host.execute(pair)
-    if endpoint.isolated:
-        outer = host.link(endpoint.host_ifname)
-        if outer is not None:
-            host.execute(netlink.isolate_port(outer.index, outer.name))
+    if endpoint.isolated or endpoint.hairpin:
+        _set_port(host, endpoint)
     link = inside.link(endpoint.ifname)
     if link is None:
         raise FileNotFoundError(2, f"{endpoint.ifname}: no such interface in the container")
     netns.write_sysctls(_interface_sysctls(endpoint))
     inside.execute(*_inside(link.index, endpoint))
+
+
+def _set_port(host: Netlink, endpoint: Endpoint) -> None:
+    link = host.link(endpoint.host_ifname)
+    if link is not None:
+        flags = netlink.set_port(
+            link.index, isolated=endpoint.isolated, hairpin=endpoint.hairpin, subject=link.name
+        )
+        host.execute(flags)
 
 
 def _interface_sysctls(endpoint: Endpoint) -> dict[str, str]:

@@ -35,7 +35,7 @@ RTM_NEWROUTE, RTM_GETROUTE = 24, 26
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER = 1, 3, 4, 10
 IFLA_PROTINFO, IFLA_LINKINFO, IFLA_IFALIAS, IFLA_STATS64, IFLA_NET_NS_FD = 12, 18, 20, 23, 28
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
-IFLA_BRPORT_ISOLATED = 33
+IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 4, 33
 VETH_INFO_PEER = 1
 NLA_F_NESTED, NLA_TYPE_MASK = 0x8000, 0x3FFF
 
@@ -188,11 +188,13 @@ def set_alias(index: int, alias: str, subject: str = "") -> Message:
     return Message(RTM_NEWLINK, 0, body, subject)
 
 
-def isolate_port(index: int, subject: str = "") -> Message:
-    """Let the bridge forward nothing between this port and other isolated ones."""
-    options = attribute(IFLA_BRPORT_ISOLATED, b"\1")
+def set_port(index: int, *, isolated: bool, hairpin: bool, subject: str = "") -> Message:
+    """A bridge's port: ``isolated`` from other isolated ones, and able to send to itself."""
+    options = attribute(IFLA_BRPORT_ISOLATED, bytes([isolated]))
+    options += attribute(IFLA_BRPORT_MODE, bytes([hairpin]))
     body = _link_header(index=index, family=AF_BRIDGE)
-    return Message(RTM_SETLINK, 0, body + attribute(IFLA_PROTINFO | NLA_F_NESTED, options), subject)
+    body += attribute(IFLA_PROTINFO | NLA_F_NESTED, options)
+    return Message(RTM_SETLINK, 0, body, subject)
 
 
 def delete_link(index: int, subject: str = "") -> Message:

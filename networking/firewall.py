@@ -1,0 +1,259 @@
+"""Library of lifecycle: the engine's one nftables table, ``inet longshore``.
+
+The chains are static; networks and containers are elements of sets and maps, so that publishing
+a port is one element (0.25 ms) and a host with a thousand ports still decides by one hash
+lookup. Each element's comment is the id of the network or container that it belongs to.
+
+    bridges             our bridges
+    internal            those without a way out
+    natted              those whose containers appear as the host outside
+    pairs               "br . br" for each: traffic that returns to its own bridge
+    icc                 likewise, where containers of one bridge may talk to each other
+    subnets4, own4      container subnets; subnet . its bridge
+    ports4              proto . port → container address . port, on any address of the host
+    ports4_at           host address . proto . port → container address . port
+
+Only a drop is final in netfilter: what this table accepts, another engine's table may still drop
+(networking/foreign.py). The chain ``admin`` is the administrator's: it sees forwarded packets
+first, is created empty, and nothing here ever changes it again. An engine with another exec root
+has a table of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.paths import DEFAULT_EXEC_ROOT
+from networking.nftables import Nftables
+
+INTERFACE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,15}")
+
+SETS = {
+    "bridges": "type ifname;",
+    "internal": "type ifname;",
+    "natted": "type ifname;",
+    "pairs": "type ifname . ifname;",
+    "icc": "type ifname . ifname;",
+    "subnets4": "type ipv4_addr; flags interval;",
+    "own4": "type ipv4_addr . ifname; flags interval;",
+}
+MAPS = {
+    "ports4": "type inet_proto . inet_service : ipv4_addr . inet_service;",
+    "ports4_at": "type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service;",
+}
+ADMIN_CHAIN = "admin"
+
+# Packets for 127.0.0.0/8 are let past the kernel's own check on our bridges (route_localnet, for
+# answers to ports published there), and DNAT comes before that check on every interface; so nothing
+# from outside may reach a loopback address or claim to come from one (moby#45610). Published
+# ports are the only way in: nobody reaches a container by routing to its address past them.
+RAW = """
+    iifname != "lo" ip daddr 127.0.0.0/8 drop
+    iifname @bridges ip saddr 127.0.0.0/8 drop
+    ip daddr @subnets4 ip daddr . iifname != @own4 fib daddr type != local drop
+"""
+# ``established`` stands after the administrator's chain, whose drops should also end connections.
+FORWARD = """
+    jump admin
+    ct state established,related accept
+    iifname . oifname @icc accept
+    iifname @internal drop
+    oifname @internal drop
+    oifname @bridges ct status dnat accept
+    oifname @bridges drop
+    iifname @bridges accept
+"""
+PUBLISHED = """
+    dnat ip to ip daddr . meta l4proto . th dport map @ports4_at
+    dnat ip to meta l4proto . th dport map @ports4
+"""
+TO_PUBLISHED = "meta l4proto { tcp, udp, sctp } fib daddr type local jump published\n"
+# A container that reaches a neighbour, or itself, by a port of the host must get the answer from
+# the host, and an answer to 127.0.0.1 has to come back to the host at all.
+POSTROUTING = """
+    ip saddr . oifname @own4 ct status dnat masquerade
+    oifname @bridges ip saddr 127.0.0.0/8 masquerade
+    iifname @natted iifname . oifname != @pairs meta nfproto ipv4 masquerade
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRules:
+    network_id: str
+    bridge: str
+    subnets: tuple[str, ...]
+    masquerade: bool = True
+    icc: bool = True
+    internal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedPort:
+    proto: str  # tcp, udp, sctp
+    host_ip: str  # 0.0.0.0: any address
+    host_port: int
+    container_ip: str
+    container_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    container: str  # the set or map that holds it
+    key: str
+    comment: str
+    data: str = ""
+
+    def add(self, table: str) -> str:
+        value = f" : {self.data}" if self.data else ""
+        body = f'{self.key} comment "{self.comment}"{value}'
+        return f"add element inet {table} {self.container} {{ {body} }}\n"
+
+    def delete(self, table: str) -> str:
+        return f"delete element inet {table} {self.container} {{ {self.key} }}\n"
+
+
+def table_name(exec_root: Path) -> str:
+    if exec_root == DEFAULT_EXEC_ROOT:
+        return "longshore"
+    return f"longshore_{hashlib.sha256(bytes(exec_root)).hexdigest()[:8]}"
+
+
+class Firewall:
+    """What should be in the table, and the table; each change is one transaction."""
+
+    def __init__(self, nft: Nftables, table: str, *, forwards_for_others: bool = True) -> None:
+        """``forwards_for_others`` False: the host forwarded nothing until this engine made it.
+
+        Packets that are neither from nor for containers are then dropped, as if it still did not.
+        """
+        self.table = table
+        self._nft = nft
+        self._policy = "accept" if forwards_for_others else "drop"
+        self._networks: dict[str, NetworkRules] = {}
+        self._ports: dict[str, tuple[PublishedPort, ...]] = {}
+
+    def sync(
+        self,
+        networks: Iterable[NetworkRules],
+        ports: Mapping[str, Sequence[PublishedPort]],
+    ) -> None:
+        """Make the table what these say, at once: nothing slips through or is lost between."""
+        self._networks = {rules.network_id: rules for rules in networks}
+        self._ports = {container: tuple(found) for container, found in ports.items() if found}
+        self.reapply()
+
+    def reapply(self) -> None:
+        """Make the table anew from what is known, also where somebody flushed the ruleset."""
+        elements = [
+            element for rules in self._networks.values() for element in _network_elements(rules)
+        ]
+        for container, ports in self._ports.items():
+            elements += _port_elements(container, ports)
+        self._nft.run(self._base() + "".join(element.add(self.table) for element in elements))
+
+    def add_network(self, rules: NetworkRules) -> None:
+        self.remove_network(rules.network_id)
+        self._change(add=_network_elements(rules))
+        self._networks[rules.network_id] = rules
+
+    def remove_network(self, network_id: str) -> None:
+        rules = self._networks.pop(network_id, None)
+        if rules is not None:
+            self._change(delete=_network_elements(rules))
+
+    def add_ports(self, container_id: str, ports: Sequence[PublishedPort]) -> None:
+        """Publish ``ports`` besides those that the container has."""
+        self._change(add=_port_elements(container_id, ports))
+        self._ports[container_id] = self._ports.get(container_id, ()) + tuple(ports)
+
+    def remove_ports(self, container_id: str) -> tuple[PublishedPort, ...]:
+        """Returns what was published."""
+        ports = self._ports.pop(container_id, ())
+        self._change(delete=_port_elements(container_id, ports))
+        return ports
+
+    def remove_table(self) -> None:
+        """Take everything away, the administrator's chain too."""
+        self._nft.run(f"add table inet {self.table}\ndelete table inet {self.table}\n")
+
+    def _change(self, *, add: Sequence[Element] = (), delete: Sequence[Element] = ()) -> None:
+        commands = [element.add(self.table) for element in add]
+        commands += [element.delete(self.table) for element in delete]
+        if commands:
+            self._nft.run("".join(commands))
+
+    def _base(self) -> str:
+        """The static part: created where it is missing, emptied and filled where it is not."""
+        table = f"inet {self.table}"
+        lines = [f"add table {table}", f"add chain {table} {ADMIN_CHAIN}"]
+        for kind, declarations in (("set", SETS), ("map", MAPS)):
+            for name, declaration in declarations.items():
+                lines.append(f"add {kind} {table} {name} {{ {declaration} }}")
+        chains = (
+            ("raw", "type filter hook prerouting priority raw; policy accept;", RAW),
+            ("published", "", PUBLISHED),
+            (
+                "prerouting",
+                "type nat hook prerouting priority dstnat; policy accept;",
+                TO_PUBLISHED,
+            ),
+            ("output", "type nat hook output priority -100; policy accept;", TO_PUBLISHED),
+            (
+                "postrouting",
+                "type nat hook postrouting priority srcnat; policy accept;",
+                POSTROUTING,
+            ),
+            (
+                "forward",
+                f"type filter hook forward priority filter; policy {self._policy};",
+                FORWARD,
+            ),
+        )
+        for name, hook, rules in chains:
+            lines.append(f"add chain {table} {name}" + (f" {{ {hook} }}" if hook else ""))
+            lines.append(f"flush chain {table} {name}")
+            lines += [
+                f"add rule {table} {name} {rule.strip()}" for rule in rules.strip().splitlines()
+            ]
+        lines += [f"flush set {table} {name}" for name in SETS]
+        lines += [f"flush map {table} {name}" for name in MAPS]
+        return "\n".join(lines) + "\n"
+
+
+def _network_elements(rules: NetworkRules) -> list[Element]:
+    if not INTERFACE_NAME.fullmatch(rules.bridge):
+        raise ValueError(f"not an interface name for a firewall rule: {rules.bridge!r}")
+    name, comment = f'"{rules.bridge}"', rules.network_id
+    elements = [
+        Element("bridges", name, comment),
+        Element("pairs", f"{name} . {name}", comment),
+    ]
+    if rules.icc:
+        elements.append(Element("icc", f"{name} . {name}", comment))
+    if rules.internal:
+        elements.append(Element("internal", name, comment))
+    elif rules.masquerade:
+        elements.append(Element("natted", name, comment))
+    for subnet in rules.subnets:
+        if ":" not in subnet:
+            elements.append(Element("subnets4", subnet, comment))
+            elements.append(Element("own4", f"{subnet} . {name}", comment))
+    return elements
+
+
+def _port_elements(container_id: str, ports: Sequence[PublishedPort]) -> list[Element]:
+    """Nothing for IPv6: without an IPv6 address in the container its shim relays."""
+    elements = []
+    for port in ports:
+        if ":" in port.host_ip:
+            continue
+        key, into = f"{port.proto} . {port.host_port}", "ports4"
+        if port.host_ip != "0.0.0.0":
+            key, into = f"{port.host_ip} . {key}", "ports4_at"
+        data = f"{port.container_ip} . {port.container_port}"
+        elements.append(Element(into, key, container_id, data))
+    return elements

@@ -1,0 +1,118 @@
+"""Network namespaces that stand for machines: the host under test, containers, a neighbour.
+
+The test's own thread moves into a namespace of its own, so that what the code under test does to
+"the host" (bridges, nftables, sysctls) happens there and is gone afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from common import netlink, netns
+from common.netlink import Netlink
+
+TIMEOUT = 0.5  # of a connection that should fail
+
+
+class Machine:
+    """A namespace and the process that keeps it."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(["unshare", "-n", "sleep", "300"])
+        own = os.stat("/proc/thread-self/ns/net").st_ino
+        wait_for(lambda: os.stat(f"/proc/{self.pid}/ns/net").st_ino != own)
+        self.namespace = netns.open_of(self.pid)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def close(self) -> None:
+        os.close(self.namespace)
+        self._process.kill()
+        self._process.wait()
+
+    def listen(self, address: str, port: int, *, udp: bool = False) -> socket.socket:
+        with netns.entered(self.namespace):
+            return listen(address, port, udp=udp)
+
+    def connect(self, address: str, port: int) -> socket.socket:
+        with netns.entered(self.namespace):
+            return connect(address, port)
+
+    def reaches(self, address: str, port: int) -> bool:
+        with netns.entered(self.namespace):
+            return reaches(address, port)
+
+
+@contextmanager
+def machine() -> Iterator[Machine]:
+    made = Machine()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@contextmanager
+def own_host() -> Iterator[Machine]:
+    """The calling thread is in a fresh namespace, with its loopback up."""
+    with machine() as host, netns.entered(host.namespace):
+        with Netlink() as links:
+            links.execute(netlink.set_up(1, "lo"))
+        yield host
+
+
+def cable(inner: Machine, *, name: str, host_address: str, address: str, gateway: str) -> None:
+    """Connect ``inner`` with the host that the caller is in, by a veth without a bridge."""
+    subprocess.run(
+        ["ip", "link", "add", name, "type", "veth", "peer", "eth0", "netns", str(inner.pid)],
+        check=True,
+    )
+    with Netlink() as host:
+        link = host.link(name)
+        assert link is not None
+        host.execute(netlink.add_address(link.index, host_address), netlink.set_up(link.index))
+    with netns.entered(inner.namespace), Netlink() as inside:
+        link = inside.link("eth0")
+        assert link is not None
+        inside.execute(
+            netlink.set_up(1),
+            netlink.add_address(link.index, address),
+            netlink.set_up(link.index),
+            netlink.add_route(link.index, "default", gateway),
+        )
+
+
+def listen(address: str, port: int, *, udp: bool = False) -> socket.socket:
+    one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM)
+    one.settimeout(5)
+    one.bind((address, port))
+    if not udp:
+        one.listen()
+    return one
+
+
+def connect(address: str, port: int) -> socket.socket:
+    return socket.create_connection((address, port), timeout=TIMEOUT)
+
+
+def reaches(address: str, port: int) -> bool:
+    try:
+        connect(address, port).close()
+    except OSError:
+        return False
+    return True
+
+
+def wait_for(condition: Callable[[], bool], *, seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError("condition not met in time")
+        time.sleep(0.005)
