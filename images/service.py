@@ -1,0 +1,239 @@
+"""Library: the images of the engine; lifecycle's one door to this package.
+
+Owns ``content/`` and ``snapshots/`` below the data root and the tables of ``images/store.py``. Runs
+in lifecycle's event loop: what takes longer than a query or a rename runs in the worker process
+(``images/worker.py``) or in a thread. Imports neither aiohttp nor any codec.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from common.database import Database
+from common.errors import InvalidArgument, NotFound
+from images import changes as dockerfile
+from images import config, listing, reference
+from images.client import IDLE_SECONDS, OnProgress, WorkerClient
+from images.collector import Collector
+from images.content import ContentStore
+from images.model import (
+    DiskUsage,
+    HistoryEntry,
+    HistoryItem,
+    Image,
+    ImageConfig,
+    ImageRecord,
+    Mount,
+    Platform,
+    Progress,
+    Pruned,
+    Removal,
+)
+from images.reference import Reference
+from images.removal import InUse, Remover
+from images.snapshots import Snapshots
+from images.store import ImageStore
+
+
+class ImageService:
+    def __init__(
+        self, data_root: Path, database: Database, *, worker_idle: float = IDLE_SECONDS
+    ) -> None:
+        self._content = ContentStore(data_root / "content")
+        self._snapshots = Snapshots(data_root / "snapshots")
+        self._store = ImageStore(database, self._content)
+        self._database = database
+        self._collector = Collector(self._store, self._content, self._snapshots)
+        self._worker = WorkerClient(data_root, self._collector, idle=worker_idle)
+
+    async def open(self) -> None:
+        """Make the directories, and remove what a crash left; before the first container starts."""
+        self._content.create()
+        self._snapshots.create()
+        self._collector.start()
+
+    async def close(self) -> None:
+        await self._worker.close()
+
+    # ---- finding
+
+    def resolve(self, name: str) -> Image:
+        """By reference, id or the start of an id; NotFound says ``No such image: name:tag``."""
+        return self._store.resolve(name)
+
+    def find(self, filters: listing.Filters | None = None) -> list[Image]:
+        images = [self._store.get(image_id) for image_id in self._store.ids()]
+        return listing.select(images, filters or {}, self.resolve)
+
+    def history(self, name: str) -> list[HistoryItem]:
+        return listing.history(self.resolve(name), self._store)
+
+    def disk_usage(self) -> DiskUsage:
+        return listing.disk_usage(self.find(), self._store)
+
+    # ---- names
+
+    def tag(self, name: str, target: str) -> Reference:
+        """Give the image ``name`` another name too."""
+        image = self.resolve(name)
+        wanted = reference.parse(target)
+        if wanted.digest is not None:
+            raise InvalidArgument("refusing to create a tag with a digest reference")
+        wanted = wanted.with_default_tag()
+        with self._database.transaction():
+            self._store.set_tag(wanted, image.id)
+        return wanted
+
+    async def remove(
+        self, name: str, *, force: bool, no_prune: bool, in_use: InUse
+    ) -> list[Removal]:
+        image = self.resolve(name)
+        remover = Remover(self._store, in_use, force=force, prune=not no_prune)
+        with self._database.transaction():
+            remover.remove(image, name)
+        layers = await self._collector.collect()
+        return [*remover.records, *(Removal(deleted=chain_id) for chain_id in layers)]
+
+    async def prune(self, filters: listing.Filters, in_use: InUse) -> Pruned:
+        """Remove the images that no container uses: the nameless ones, or all of them."""
+        sizes = self._store.layer_sizes()
+        removed: list[Removal] = []
+        everything = [self._store.get(image_id) for image_id in self._store.ids()]
+        for image in listing.prunable(everything, filters):
+            if in_use(image.id) or self._store.children(image.id):
+                continue
+            remover = Remover(self._store, in_use, force=True, prune=True)
+            with self._database.transaction():
+                remover.remove(image, image.id)
+            removed += remover.records
+        layers = await self._collector.collect()
+        removed += (Removal(deleted=chain_id) for chain_id in layers)
+        return Pruned(tuple(removed), sum(sizes.get(chain_id, 0) for chain_id in layers))
+
+    # ---- archives
+
+    async def load(
+        self,
+        fd: int,
+        *,
+        quiet: bool = False,
+        platform: str | None = None,
+        progress: OnProgress,
+    ) -> list[Image]:
+        """The images of a ``docker save`` archive or OCI layout; ``fd`` stays the caller's."""
+        async with self._operation() as operation:
+            answer = await self._worker.run(
+                operation,
+                "load",
+                {"quiet": quiet, "platform": platform},
+                fds=[fd],
+                progress=progress,
+            )
+            return [
+                self._commit_loaded(ImageRecord.from_json(item), progress)
+                for item in answer["images"]
+            ]
+
+    async def import_(
+        self,
+        fd: int,
+        *,
+        name: str | None,
+        changes: Sequence[str] = (),
+        message: str = "",
+        platform: str | None = None,
+        progress: OnProgress = lambda _line: None,
+    ) -> Image:
+        """An image of one layer from the tar of a root file system."""
+        target = self._new_tag(name)
+        made_for = Platform.parse(platform) if platform else Platform.of_host()
+        now = _now()
+        configuration = config.Configuration(
+            platform=made_for,
+            config=dockerfile.apply(ImageConfig(), changes),
+            diff_ids=(),
+            history=(HistoryEntry(created=now, comment=message),),
+            created=now,
+            author="",
+            comment=message,
+            docker_version="",
+        )
+        async with self._operation() as operation:
+            text = config.serialize(configuration).decode()
+            answer = await self._worker.run(
+                operation, "import", {"configuration": text}, fds=[fd], progress=progress
+            )
+            record = ImageRecord.from_json(answer["image"])
+            with self._database.transaction():
+                self._store.add(record)
+                if target is not None:
+                    self._store.set_tag(target, record.id)
+        progress(Progress(status=record.id))
+        return self._store.get(record.id)
+
+    # ---- containers
+
+    async def prepare_container(self, container_id: str, image: Image) -> list[Mount]:
+        """The mounts that make the container's root; its directories are there afterwards."""
+        self._store.add_container(container_id, image.top_layer)
+        return self._snapshots.prepare_container(container_id, image.chain_ids)
+
+    def container_mounts(self, container_id: str) -> list[Mount]:
+        """What ``prepare_container`` said, for a container that has it: needs no image."""
+        chain_ids = self._store.container_chain(container_id)
+        if chain_ids is None:
+            raise NotFound(f"No such container: {container_id}")
+        return self._snapshots.prepare_container(container_id, chain_ids)
+
+    async def remove_container(self, container_id: str) -> None:
+        """Remove the container's directories, and the layers that only it still needed."""
+        self._store.remove_container(container_id)
+        await self._collector.discard_container(container_id)
+        await self._collector.collect()
+
+    def containers(self) -> set[str]:
+        """The containers that have directories here, for lifecycle's check at start."""
+        return self._store.containers()
+
+    # ---- inside
+
+    def _new_tag(self, name: str | None) -> Reference | None:
+        if not name:
+            return None
+        target = reference.parse(name)
+        if target.digest is not None:
+            raise InvalidArgument("cannot import digest reference")
+        return target.with_default_tag()
+
+    @asynccontextmanager
+    async def _operation(self) -> AsyncIterator[int]:
+        """The number of an operation whose leases last until its image is committed."""
+        operation = self._worker.start_operation()
+        try:
+            yield operation
+        finally:
+            await self._collector.end_operation(operation)
+
+    def _commit_loaded(self, record: ImageRecord, progress: OnProgress) -> Image:
+        lines = []
+        with self._database.transaction():
+            self._store.add(record)
+            for name in record.references:
+                wanted = reference.parse(name).with_default_tag()
+                previous = self._store.set_tag(wanted, record.id)
+                if previous is not None:
+                    lines.append(
+                        f"The image {wanted.familiar} already exists, renaming the old one with ID"
+                        f" {previous} to empty string\n"
+                    )
+                lines.append(f"Loaded image: {wanted.familiar}\n")
+        for line in lines or [f"Loaded image ID: {record.id}\n"]:
+            progress(Progress(stream=line))
+        return self._store.get(record.id)
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f") + "000Z"

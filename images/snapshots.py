@@ -1,0 +1,213 @@
+"""Library: the directories that overlayfs stacks; used by lifecycle and by the worker.
+
+    <data-root>/snapshots/<chain id>/{fs,layer.json}  a layer, complete and never changed again
+    <data-root>/snapshots/<container id>/{fs,work}    a container's upper and work directories
+    <data-root>/snapshots/init/fs                     mount points that every container needs
+    <data-root>/snapshots/l/<26 characters>           symlinks to the layers' fs, see below
+    <data-root>/snapshots/new-<random>/               being unpacked, or being removed
+
+The worker makes layers: it unpacks into ``new-...`` and renames. All else is lifecycle's. Nothing
+is mounted here: ``prepare_container`` returns the mount, and the runtime makes it inside the
+container's mount namespace.
+
+Options of one mount(2) must fit in a page, and one fsconfig(2) value in 256 bytes. Since Linux 6.7
+overlayfs takes the layers one by one (``lowerdir+``), which is what we emit there. Older kernels
+get one ``lowerdir``, through the short symlinks below ``l/`` once the real paths are too long for a
+page.
+
+The layer at the bottom is always ``init``: what an image lacks of /proc, /sys, /dev, /etc/hosts and
+such is there without the runtime creating it in the upper directory, where ``docker diff`` would
+show it; and what an image has wins over it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from common.errors import InternalError
+from images.model import Mount
+
+INIT = "init"
+LINKS = "l"
+PARTIAL_PREFIX = "new-"
+LINK_CHARACTERS = 26
+PAGE = 4096
+OTHER_OPTIONS = 512  # left for upperdir, workdir and what the runtime adds
+LOWERDIR_PLUS_SINCE = (6, 7)
+FIXED_OPTIONS = ("index=off", "redirect_dir=off", "metacopy=off")
+
+_INIT_DIRECTORIES = ("dev", "dev/pts", "dev/shm", "etc", "proc", "sys")
+_INIT_FILES = (".dockerenv", "dev/console", "etc/hostname", "etc/hosts", "etc/resolv.conf")
+
+
+class Snapshots:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._one_by_one = _kernel_version() >= LOWERDIR_PLUS_SINCE
+
+    def create(self) -> None:
+        """The fixed directories; lifecycle calls it when it opens the store."""
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self.root / LINKS).mkdir(mode=0o700, exist_ok=True)
+        init = self.root / INIT / "fs"
+        if init.exists():
+            return
+        partial = self.root / (PARTIAL_PREFIX + secrets.token_hex(8))
+        for name in ("", *_INIT_DIRECTORIES):
+            directory = partial / "fs" / name
+            directory.mkdir(parents=True)
+            directory.chmod(0o755)
+        for name in _INIT_FILES:
+            (partial / "fs" / name).touch()
+            (partial / "fs" / name).chmod(0o755)
+        (partial / "fs/etc/mtab").symlink_to("/proc/mounts")
+        partial.rename(self.root / INIT)
+
+    # ---- layers, made by the worker
+
+    def layer(self, chain_id: str) -> Path:
+        return self.root / chain_id.removeprefix("sha256:")
+
+    def layer_size(self, chain_id: str) -> int | None:
+        """What the layer's files add up to; None if there is no such layer."""
+        try:
+            record = json.loads((self.layer(chain_id) / "layer.json").read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
+        size = record["size"]
+        return size if isinstance(size, int) else None
+
+    def new_partial(self) -> Path:
+        partial = self.root / (PARTIAL_PREFIX + secrets.token_hex(16))
+        (partial / "fs").mkdir(parents=True, mode=0o755)
+        (partial / "fs").chmod(0o755)
+        return partial
+
+    def commit_layer(self, partial: Path, chain_id: str, *, size: int) -> None:
+        """Give a complete layer its name. If another had it first, the two are the same."""
+        target = self.layer(chain_id)
+        link_name = secrets.token_hex(LINK_CHARACTERS // 2)
+        record = {"chain_id": chain_id, "size": size, "link": link_name}
+        (partial / "layer.json").write_text(json.dumps(record))
+        link = self.root / LINKS / link_name
+        link.symlink_to(f"../{target.name}/fs")
+        try:
+            partial.rename(target)
+        except OSError:
+            link.unlink()
+            if self.layer_size(chain_id) is None:
+                raise
+            shutil.rmtree(partial)
+
+    # ---- containers
+
+    def prepare_container(self, container_id: str, chain_ids: Sequence[str]) -> list[Mount]:
+        """Make the container's directories if they are not there, and say how to mount them."""
+        directory = self.root / container_id
+        upper, work = directory / "fs", directory / "work"
+        lower = [self.layer(chain_id) / "fs" for chain_id in reversed(chain_ids)]
+        if not upper.exists():
+            self._make_container(directory, lower[0] if lower else self.root / INIT / "fs")
+        options = (*self._lower_options(lower), f"upperdir={upper}", f"workdir={work}")
+        return [Mount("overlay", "overlay", "/", (*options, *FIXED_OPTIONS))]
+
+    def lower_directories(self, chain_ids: Sequence[str]) -> list[Path]:
+        """The layers' directories, the top one first, without ``init``."""
+        return [self.layer(chain_id) / "fs" for chain_id in reversed(chain_ids)]
+
+    def upper_directory(self, container_id: str) -> Path:
+        return self.root / container_id / "fs"
+
+    def _make_container(self, directory: Path, top: Path) -> None:
+        # The mounted root has the upper directory's owner and mode: it needs the image's.
+        state = top.stat()
+        partial = self.root / (PARTIAL_PREFIX + secrets.token_hex(8))
+        (partial / "fs").mkdir(parents=True)
+        os.chown(partial / "fs", state.st_uid, state.st_gid)
+        (partial / "fs").chmod(stat.S_IMODE(state.st_mode))
+        (partial / "work").mkdir(mode=0o700)
+        partial.rename(directory)
+
+    def _lower_options(self, lower: Sequence[Path]) -> tuple[str, ...]:
+        paths = [str(path) for path in (*lower, self.root / INIT / "fs")]
+        if self._one_by_one:
+            return tuple(f"lowerdir+={path}" for path in paths)
+        option = "lowerdir=" + ":".join(paths)
+        if len(option) > PAGE - OTHER_OPTIONS:
+            option = "lowerdir=" + ":".join((*(self._link(path) for path in lower), paths[-1]))
+        if len(option) > PAGE - OTHER_OPTIONS:
+            raise InternalError(
+                f"the image has {len(lower)} layers, more than this kernel can mount"
+                f" below {self.root}: Linux 6.7 has no such limit"
+            )
+        return (option,)
+
+    def _link(self, layer: Path) -> str:
+        record = json.loads((layer.parent / "layer.json").read_bytes())
+        return str(self.root / LINKS / record["link"])
+
+    # ---- removal
+
+    def detach(self, name: str) -> Path | None:
+        """Take a snapshot out of its place at once; ``discard`` removes it in its own time."""
+        name = name.removeprefix("sha256:")
+        partial = self.root / (PARTIAL_PREFIX + secrets.token_hex(16))
+        try:
+            (self.root / name).rename(partial)
+        except FileNotFoundError:
+            return None
+        return partial
+
+    def discard(self, partial: Path) -> None:
+        """Blocking, possibly for seconds. Whatever cannot go now goes at the next start."""
+        try:
+            record = json.loads((partial / "layer.json").read_bytes())
+            (self.root / LINKS / record["link"]).unlink(missing_ok=True)
+        except (FileNotFoundError, ValueError):
+            pass  # a container, or a layer that was never finished
+        shutil.rmtree(partial, ignore_errors=True)
+
+    def names(self) -> Iterator[str]:
+        """Layers (hex chain ids) and containers (their ids)."""
+        with os.scandir(self.root) as entries:
+            for entry in entries:
+                if not entry.name.startswith(PARTIAL_PREFIX) and entry.name not in (INIT, LINKS):
+                    yield entry.name
+
+    def partials(self) -> list[Path]:
+        return list(self.root.glob(PARTIAL_PREFIX + "*"))
+
+    def prune_links(self) -> None:
+        for link in (self.root / LINKS).iterdir():
+            if not link.exists():
+                link.unlink()
+
+
+def mark_opaque(directory: int, paths: Iterable[bytes]) -> None:
+    """Hide what lower layers have in these directories below ``directory``.
+
+    The paths come from an archive: each component is opened without following links.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    for path in paths:
+        fd = os.dup(directory)
+        try:
+            for part in filter(None, path.split(b"/")):
+                below = os.open(part, flags, dir_fd=fd)
+                os.close(fd)
+                fd = below
+            os.setxattr(fd, b"trusted.overlay.opaque", b"y")
+        finally:
+            os.close(fd)
+
+
+def _kernel_version() -> tuple[int, int]:
+    match = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
