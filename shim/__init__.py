@@ -1,1 +1,1 @@
-"""Processes ``longshore-zygote`` and, one a container, ``longshore-shim``: stdio, log, exit status."""
+"""``longshore-zygote`` and, one a container, ``longshore-shim``: stdio, log and exit status."""
