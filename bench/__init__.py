@@ -1,0 +1,1 @@
+"""Benchmarks: the same jobs against any number of engines, in turn. Run as ``python -m bench``."""

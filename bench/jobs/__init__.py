@@ -1,0 +1,22 @@
+"""The jobs, one file each subject; the order is the report's."""
+
+from __future__ import annotations
+
+from bench.job import Job
+from bench.jobs.churn import Churn
+from bench.jobs.command import Exec, RunBridge, RunNone, RunPublished
+from bench.jobs.memory import Memory
+from bench.jobs.output import Attach, Logs
+from bench.jobs.scale import StartAmong
+
+JOBS: tuple[type[Job], ...] = (
+    RunBridge,
+    RunNone,
+    Exec,
+    RunPublished,
+    Churn,
+    StartAmong,
+    Logs,
+    Attach,
+    Memory,
+)
