@@ -1,0 +1,417 @@
+"""Library: the system calls that Python 3.11 does not have, and nothing else.
+
+Used by both sides of a container's creation; importing it is all the preparation they need, so
+that no library is looked up inside a container. Every wrapper raises OSError that names the call.
+The numbers of calls since Linux 5.1 are the same on all architectures; the older ones are
+tabulated.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+from ctypes import (
+    POINTER,
+    Structure,
+    byref,
+    c_char,
+    c_char_p,
+    c_int,
+    c_long,
+    c_uint,
+    c_uint32,
+    c_uint64,
+    c_ulong,
+    c_void_p,
+    sizeof,
+)
+
+# linux/sched.h
+CLONE_NEWTIME = 0x00000080
+CLONE_PIDFD = 0x00001000
+CLONE_PARENT = 0x00008000
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+CLONE_INTO_CGROUP = 0x200000000
+
+# linux/openat2.h
+RESOLVE_NO_XDEV = 0x01
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
+
+# linux/mount.h
+FSCONFIG_SET_FLAG = 0
+FSCONFIG_SET_STRING = 1
+FSCONFIG_CMD_CREATE = 6
+MOUNT_ATTR_RDONLY = 0x00000001
+MOUNT_ATTR_NOSUID = 0x00000002
+MOUNT_ATTR_NODEV = 0x00000004
+MOUNT_ATTR_NOEXEC = 0x00000008
+MOUNT_ATTR__ATIME = 0x00000070
+MOUNT_ATTR_NOATIME = 0x00000010
+MOUNT_ATTR_STRICTATIME = 0x00000020
+MOUNT_ATTR_NODIRATIME = 0x00000080
+MOUNT_ATTR_IDMAP = 0x00100000
+MOUNT_ATTR_NOSYMFOLLOW = 0x00200000
+MOVE_MOUNT_F_EMPTY_PATH = 0x00000004
+MOVE_MOUNT_T_EMPTY_PATH = 0x00000040
+MS_UNBINDABLE = 1 << 17
+MS_PRIVATE = 1 << 18
+MS_SLAVE = 1 << 19
+MS_SHARED = 1 << 20
+OPEN_TREE_CLONE = 1
+FSOPEN_CLOEXEC = FSMOUNT_CLOEXEC = 1
+MNT_DETACH = 2
+
+# linux/fcntl.h
+AT_FDCWD = -100
+AT_EACCESS = 0x200
+AT_EMPTY_PATH = 0x1000
+AT_RECURSIVE = 0x8000
+
+# linux/magic.h
+CGROUP_SUPER_MAGIC = 0x27E0EB
+CGROUP2_SUPER_MAGIC = 0x63677270
+DEVPTS_SUPER_MAGIC = 0x1CD1
+PROC_SUPER_MAGIC = 0x9FA0
+
+# linux/close_range.h, linux/prctl.h, linux/seccomp.h, linux/keyctl.h
+CLOSE_RANGE_CLOEXEC = 1 << 2
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_SET_KEEPCAPS = 8
+PR_CAPBSET_READ = 23
+PR_CAPBSET_DROP = 24
+PR_SET_TIMERSLACK = 29
+PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_RAISE = 2
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+SECCOMP_SET_MODE_FILTER = 1
+SECCOMP_FILTER_FLAG_TSYNC = 1 << 0
+SECCOMP_FILTER_FLAG_LOG = 1 << 1
+SECCOMP_FILTER_FLAG_SPEC_ALLOW = 1 << 2
+SECCOMP_FILTER_FLAG_NEW_LISTENER = 1 << 3
+SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 5
+KEYCTL_JOIN_SESSION_KEYRING = 1
+_LINUX_CAPABILITY_VERSION_3 = 0x20080522
+
+# asm-generic/unistd.h: alike everywhere
+NR_open_tree = 428
+NR_move_mount = 429
+NR_fsopen = 430
+NR_fsconfig = 431
+NR_fsmount = 432
+NR_clone3 = 435
+NR_close_range = 436
+NR_openat2 = 437
+NR_faccessat2 = 439
+NR_mount_setattr = 442
+
+_GENERIC = {
+    "getcwd": 17,
+    "ioprio_set": 30,
+    "rt_sigaction": 134,
+    "keyctl": 219,
+    "sched_setattr": 274,
+    "seccomp": 277,
+}
+_X86_64 = {
+    "getcwd": 79,
+    "ioprio_set": 251,
+    "rt_sigaction": 13,
+    "keyctl": 250,
+    "sched_setattr": 314,
+    "seccomp": 317,
+}
+NR = {"x86_64": _X86_64, "aarch64": _GENERIC, "riscv64": _GENERIC}.get(platform.machine(), {})
+
+
+class clone_args(Structure):
+    _fields_ = [
+        (name, c_uint64)
+        for name in (
+            *("flags", "pidfd", "child_tid", "parent_tid", "exit_signal", "stack"),
+            *("stack_size", "tls", "set_tid", "set_tid_size", "cgroup"),
+        )
+    ]
+
+
+class open_how(Structure):
+    _fields_ = [("flags", c_uint64), ("mode", c_uint64), ("resolve", c_uint64)]
+
+
+class mount_attr(Structure):
+    _fields_ = [(name, c_uint64) for name in ("attr_set", "attr_clr", "propagation", "userns_fd")]
+
+
+class sched_attr(Structure):
+    _fields_ = [
+        ("size", c_uint32),
+        ("sched_policy", c_uint32),
+        ("sched_flags", c_uint64),
+        ("sched_nice", ctypes.c_int32),
+        ("sched_priority", c_uint32),
+        ("sched_runtime", c_uint64),
+        ("sched_deadline", c_uint64),
+        ("sched_period", c_uint64),
+    ]
+
+
+class sock_fprog(Structure):
+    _fields_ = [("len", ctypes.c_ushort), ("filter", c_void_p)]
+
+
+class statfs_head(Structure):
+    """The first field, which is all we need, and room for the rest."""
+
+    _fields_ = [("f_type", c_long), ("rest", c_char * 248)]
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_syscall = _libc.syscall
+_syscall.restype = c_long
+# With the interpreter's lock held: a fork must not let go of it on one side only.
+_locked = ctypes.PyDLL(None, use_errno=True)
+_locked.syscall.restype = c_long
+_python = ctypes.pythonapi
+for _name in ("PyOS_BeforeFork", "PyOS_AfterFork_Parent", "PyOS_AfterFork_Child"):
+    getattr(_python, _name).restype = None
+for _name, _types in {
+    "unshare": [c_int],
+    "setns": [c_int, c_int],
+    "pivot_root": [c_char_p, c_char_p],
+    "umount2": [c_char_p, c_int],
+    "sethostname": [c_char_p, ctypes.c_size_t],
+    "setdomainname": [c_char_p, ctypes.c_size_t],
+    "prctl": [c_int, c_ulong, c_ulong, c_ulong, c_ulong],
+    "capset": [c_void_p, c_void_p],
+    "fstatfs": [c_int, POINTER(statfs_head)],
+    "personality": [c_ulong],
+    "execve": [c_char_p, POINTER(c_char_p), POINTER(c_char_p)],
+}.items():
+    getattr(_libc, _name).argtypes = _types
+
+
+def check(result: int, call: str, path: str | None = None) -> int:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{call}: {os.strerror(code)}", path)
+    return result
+
+
+def _number(call: str) -> int:
+    if call not in NR:
+        raise OSError(errno.ENOSYS, f"{call}: number unknown on {platform.machine()}")
+    return NR[call]
+
+
+def clone(flags: int, *, cgroup_fd: int = -1) -> tuple[int, int]:
+    """fork() with clone3's flags: (pid, pidfd) in the parent, (0, -1) in the child.
+
+    For single-threaded callers. The C library's fork is bypassed, which costs the child a stale
+    thread id in its own thread block, of use to nobody but pthread_kill; Python's own bookkeeping
+    is done as os.fork does it.
+    """
+    pidfd = c_int(-1)
+    args = clone_args(flags=flags | CLONE_PIDFD, pidfd=ctypes.addressof(pidfd))
+    if not flags & CLONE_PARENT:
+        args.exit_signal = 17  # SIGCHLD, without which plain wait() does not see the child
+    if cgroup_fd >= 0:
+        args.flags |= CLONE_INTO_CGROUP
+        args.cgroup = cgroup_fd
+    _python.PyOS_BeforeFork()
+    pid = _locked.syscall(c_long(NR_clone3), byref(args), c_ulong(sizeof(args)))
+    if pid == 0:
+        _python.PyOS_AfterFork_Child()
+        return 0, -1
+    code = ctypes.get_errno()
+    _python.PyOS_AfterFork_Parent()
+    if pid < 0:
+        raise OSError(code, f"clone3: {os.strerror(code)}")
+    os.set_inheritable(pidfd.value, False)
+    return pid, pidfd.value
+
+
+def unshare(flags: int) -> None:
+    check(_libc.unshare(flags), "unshare")
+
+
+def setns(fd: int, flags: int) -> None:
+    check(_libc.setns(fd, flags), "setns")
+
+
+def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0) -> int:
+    return check(_libc.prctl(option, arg2, arg3, arg4, 0), "prctl")
+
+
+def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = 0) -> None:
+    result = _syscall(c_long(NR_close_range), c_uint(first), c_uint(last), c_uint(flags))
+    check(result, "close_range")
+
+
+def openat2(dir_fd: int, path: str, flags: int, *, mode: int = 0, resolve: int = 0) -> int:
+    how = open_how(flags | os.O_CLOEXEC, mode, resolve)
+    raw = os.fsencode(path)
+    # EAGAIN: a rename elsewhere made ".." uncertain; openat2(2) says to try again.
+    for _ in range(128):
+        fd = _syscall(c_long(NR_openat2), dir_fd, c_char_p(raw), byref(how), c_ulong(sizeof(how)))
+        if fd >= 0 or ctypes.get_errno() != errno.EAGAIN:
+            break
+    return check(fd, "openat2", path)
+
+
+def fsopen(filesystem: str) -> int:
+    result = _syscall(c_long(NR_fsopen), c_char_p(os.fsencode(filesystem)), c_uint(FSOPEN_CLOEXEC))
+    return check(result, f"fsopen {filesystem}")
+
+
+def fsconfig(fd: int, command: int, key: str | None = None, value: str | None = None) -> None:
+    raw_key = None if key is None else os.fsencode(key)
+    raw_value = None if value is None else os.fsencode(value)
+    arguments = (fd, c_uint(command), c_char_p(raw_key), c_char_p(raw_value), 0)
+    check(_syscall(c_long(NR_fsconfig), *arguments), f"fsconfig {key or ''}".rstrip())
+
+
+def fsmount(fd: int, attributes: int = 0) -> int:
+    result = _syscall(c_long(NR_fsmount), fd, c_uint(FSMOUNT_CLOEXEC), c_uint(attributes))
+    return check(result, "fsmount")
+
+
+def open_tree(dir_fd: int, path: str, flags: int) -> int:
+    raw = c_char_p(os.fsencode(path))
+    result = _syscall(c_long(NR_open_tree), dir_fd, raw, c_uint(flags | os.O_CLOEXEC))
+    return check(result, "open_tree", path)
+
+
+def move_mount(mount_fd: int, target_fd: int) -> None:
+    """Attach a detached mount onto what ``target_fd`` stands for, whatever its path is by now."""
+    flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
+    empty = c_char_p(b"")
+    result = _syscall(c_long(NR_move_mount), mount_fd, empty, target_fd, empty, c_uint(flags))
+    check(result, "move_mount")
+
+
+def mount_setattr(
+    fd: int,
+    *,
+    set_: int = 0,
+    clear: int = 0,
+    propagation: int = 0,
+    userns_fd: int = 0,
+    recursive: bool = False,
+) -> None:
+    attributes = mount_attr(set_, clear, propagation, userns_fd)
+    flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
+    result = _syscall(
+        c_long(NR_mount_setattr),
+        fd,
+        c_char_p(b""),
+        c_uint(flags),
+        byref(attributes),
+        c_ulong(sizeof(attributes)),
+    )
+    check(result, "mount_setattr")
+
+
+def fstatfs_type(fd: int) -> int:
+    buffer = statfs_head()
+    check(_libc.fstatfs(fd, byref(buffer)), "fstatfs")
+    return int(buffer.f_type)
+
+
+def pivot_root(new_root: str, put_old: str) -> None:
+    check(_libc.pivot_root(os.fsencode(new_root), os.fsencode(put_old)), "pivot_root", new_root)
+
+
+def umount(path: str, flags: int = 0) -> None:
+    check(_libc.umount2(os.fsencode(path), flags), "umount2", path)
+
+
+def sethostname(name: str) -> None:
+    raw = os.fsencode(name)
+    check(_libc.sethostname(raw, len(raw)), "sethostname")
+
+
+def setdomainname(name: str) -> None:
+    raw = os.fsencode(name)
+    check(_libc.setdomainname(raw, len(raw)), "setdomainname")
+
+
+def capset(effective: int, permitted: int, inheritable: int) -> None:
+    header = (c_uint32 * 2)(_LINUX_CAPABILITY_VERSION_3, 0)
+    data = (c_uint32 * 6)()
+    for half in (0, 1):
+        for offset, mask in enumerate((effective, permitted, inheritable)):
+            data[half * 3 + offset] = mask >> (32 * half) & 0xFFFFFFFF
+    check(_libc.capset(byref(header), byref(data)), "capset")
+
+
+def seccomp_filter(bpf: bytes, flags: int) -> int:
+    """Install the filter; the answer is the listener's descriptor if the flags ask for one."""
+    code = ctypes.create_string_buffer(bpf, len(bpf))
+    program = sock_fprog(len(bpf) // 8, ctypes.addressof(code))
+    number = c_long(_number("seccomp"))
+    result = _syscall(number, c_uint(SECCOMP_SET_MODE_FILTER), c_uint(flags), byref(program))
+    return check(result, "seccomp")
+
+
+def kernel_cwd() -> str:
+    """getcwd(2) itself: the C library hides "(unreachable)" by searching for a path that fits."""
+    buffer = ctypes.create_string_buffer(4096)
+    check(_syscall(c_long(_number("getcwd")), buffer, c_ulong(4096)), "getcwd")
+    return os.fsdecode(buffer.value)
+
+
+def default_signal(number: int) -> None:
+    """SIG_DFL, also for the two signals that the C library keeps to itself."""
+    action = (c_ulong * 4)()
+    _syscall(c_long(_number("rt_sigaction")), number, byref(action), None, c_ulong(8))
+
+
+def join_session_keyring() -> None:
+    number = c_long(_number("keyctl"))
+    check(_syscall(number, c_int(KEYCTL_JOIN_SESSION_KEYRING), None), "keyctl")
+
+
+def ioprio_set(value: int) -> None:
+    check(_syscall(c_long(_number("ioprio_set")), 1, 0, value), "ioprio_set")
+
+
+def sched_setattr(attributes: sched_attr) -> None:
+    attributes.size = sizeof(attributes)
+    number = c_long(_number("sched_setattr"))
+    check(_syscall(number, 0, byref(attributes), c_uint(0)), "sched_setattr")
+
+
+def personality(value: int) -> None:
+    check(_libc.personality(value), "personality")
+
+
+def executable(path: str) -> None:
+    """Raise unless the effective user may execute ``path``."""
+    raw = c_char_p(os.fsencode(path))
+    number = c_long(NR_faccessat2)
+    check(_syscall(number, AT_FDCWD, raw, os.X_OK, AT_EACCESS), "faccessat2", path)
+
+
+StringVector = ctypes.Array[c_char_p]
+
+
+def string_vector(strings: list[bytes]) -> StringVector:
+    """What execve takes; made beforehand, so that the call itself allocates nothing."""
+    return (c_char_p * (len(strings) + 1))(*strings, None)
+
+
+def execve(path: bytes, argv: StringVector, envp: StringVector) -> None:
+    check(_libc.execve(path, argv, envp), "execve", os.fsdecode(path))
