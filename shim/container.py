@@ -1,0 +1,54 @@
+"""Library: what the shim asks of an OCI runtime.
+
+native.py answers it with the functions of runtime/, external.py with another runtime's command. All
+calls are synchronous: the shim has one container, and its output waits in pipes meanwhile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from common import endpoint, netlink
+from runtime.cgroups import OOMWatch
+from runtime.spec import Process, Resources
+
+Descriptors = tuple[int, int, int]  # for a process' stdin, stdout, stderr
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A process that exists; ``pidfd`` and ``console`` belong to the caller."""
+
+    pid: int
+    pidfd: int
+    console: int | None
+
+
+class Container(Protocol):
+    @property
+    def process(self) -> Process:
+        """The container's own process as config.json has it."""
+
+    def create(self, stdio: Descriptors | None) -> Started: ...
+    def start(self) -> None: ...
+    def exec(self, process: Process, stdio: Descriptors | None) -> Started: ...
+    def signal(self, number: int, *, everyone: bool) -> None: ...
+    def kill_all(self) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def update(self, resources: Resources) -> None: ...
+    def stats(self) -> dict[str, Any]: ...
+    def oom_kill_count(self) -> int: ...
+    def watch_oom(self) -> OOMWatch | None: ...
+
+    def delete(self) -> None:
+        """Remove all that create made; also after a create that failed half-way."""
+
+
+def interface_counters(pid: int) -> list[netlink.Counters]:
+    """The traffic of the container's interfaces; none once it is gone."""
+    try:
+        return endpoint.counters(pid)
+    except OSError:
+        return []

@@ -1,0 +1,122 @@
+"""Library: the fields of the shim's operations, checked once and turned into dataclasses.
+
+What comes from lifecycle is trusted but not taken for granted: a missing or mistyped field is an
+``InvalidArgument`` answer, never an exception in the middle of a start.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from common.endpoint import Endpoint
+from common.errors import InvalidArgument
+from runtime import spec
+from runtime.jsonfields import InvalidSpec, decode
+from shim.attach import AttachOptions
+from shim.logfile import LogConfig
+from shim.portproxy import PublishedPort
+from shim.protocol import Message
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class StartRequest:
+    bundle: Path
+    state_root: Path
+    rootfs_mounts: tuple[spec.Mount, ...]
+    seccomp_bpf: str | None
+    stdin_open: bool
+    stdin_once: bool
+    log: LogConfig
+    endpoints: tuple[Endpoint, ...] | None  # None: the namespaces are someone else's
+    ports: tuple[PublishedPort, ...]
+    runtime: tuple[str, ...]  # another OCI runtime's command, or nothing
+    cgroup_parent: str
+
+
+def text(message: Message, name: str) -> str:
+    return _field(message, name, str)
+
+
+def number(message: Message, name: str) -> int:
+    return _field(message, name, int)
+
+
+def flag(message: Message, name: str) -> bool:
+    value = message.get(name, False)
+    if not isinstance(value, bool):
+        raise InvalidArgument(f"{name}: expected a bool, got {value!r}")
+    return value
+
+
+def optional_text(message: Message, name: str) -> str | None:
+    return None if message.get(name) is None else text(message, name)
+
+
+def attach_options(message: Message) -> AttachOptions:
+    try:
+        keys = bytes(message.get("detach_keys") or ())
+        early = base64.b64decode(message.get("early") or "", validate=True)
+    except (TypeError, ValueError) as e:
+        raise InvalidArgument(f"detach_keys, early: {e}") from e
+    return AttachOptions(
+        stdin=flag(message, "stdin"),
+        stdout=flag(message, "stdout"),
+        stderr=flag(message, "stderr"),
+        framed=flag(message, "framed"),
+        detach_keys=keys,
+        early=early,
+    )
+
+
+def start(message: Message) -> StartRequest:
+    try:
+        mounts = decode(tuple[spec.Mount, ...], message.get("rootfs_mounts") or [], "rootfs_mounts")
+        return StartRequest(
+            bundle=Path(text(message, "bundle")),
+            state_root=Path(text(message, "state_root")),
+            rootfs_mounts=mounts,
+            seccomp_bpf=optional_text(message, "seccomp_bpf"),
+            stdin_open=flag(message, "stdin_open"),
+            stdin_once=flag(message, "stdin_once"),
+            log=LogConfig(**(message.get("log") or {})),
+            endpoints=_endpoints(message.get("network")),
+            ports=tuple(PublishedPort(**port) for port in message.get("ports") or ()),
+            runtime=tuple(map(str, message.get("runtime") or ())),
+            cgroup_parent=optional_text(message, "cgroup_parent") or "",
+        )
+    except InvalidSpec as e:
+        raise InvalidArgument(str(e)) from e
+    except (TypeError, KeyError, AttributeError) as e:
+        raise InvalidArgument(f"start: {e!r}") from e
+
+
+def process(message: Message) -> spec.Process:
+    try:
+        return spec.parse_process(_field(message, "process", dict))
+    except InvalidSpec as e:
+        raise InvalidArgument(str(e)) from e
+
+
+def resources(message: Message) -> spec.Resources:
+    try:
+        return spec.parse_resources(_field(message, "resources", dict))
+    except InvalidSpec as e:
+        raise InvalidArgument(str(e)) from e
+
+
+def _endpoints(network: Any) -> tuple[Endpoint, ...] | None:
+    if network is None:
+        return None
+    return tuple(Endpoint.from_json(each) for each in network["endpoints"])
+
+
+def _field(message: Message, name: str, kind: type[T]) -> T:
+    value = message.get(name)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise InvalidArgument(f"{name}: expected {kind.__name__}, got {value!r}")
+    return value
