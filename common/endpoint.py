@@ -77,6 +77,18 @@ def plug(pid: int, endpoint: Endpoint) -> None:
         os.close(namespace)
 
 
+def take_gateway(pid: int, endpoint: Endpoint) -> None:
+    """Move the default route of a running container to an endpoint that is plugged."""
+    namespace = netns.open_of(pid)
+    try:
+        with netns.entered(namespace), Netlink() as inside:
+            link = inside.link(endpoint.ifname)
+            if link is not None:
+                inside.execute(*_default_routes(link.index, endpoint))
+    finally:
+        os.close(namespace)
+
+
 def unplug(endpoint: Endpoint) -> None:
     """Take the pair away, from the host's side; gone already is success."""
     with Netlink() as host:
@@ -149,9 +161,12 @@ def _inside(index: int, endpoint: Endpoint) -> list[netlink.Message]:
     messages += [
         netlink.add_route(index, route.destination, route.gateway) for route in endpoint.routes
     ]
-    messages += [
+    return messages + _default_routes(index, endpoint)
+
+
+def _default_routes(index: int, endpoint: Endpoint) -> list[netlink.Message]:
+    return [
         netlink.add_route(index, "default", gateway)
         for gateway in (endpoint.gateway, endpoint.gateway6)
         if gateway
     ]
-    return messages

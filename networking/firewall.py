@@ -27,6 +27,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.errors import InternalError
 from common.paths import DEFAULT_EXEC_ROOT
 from networking.nftables import Nftables
 
@@ -157,8 +158,12 @@ class Firewall:
 
     def add_network(self, rules: NetworkRules) -> None:
         self.remove_network(rules.network_id)
-        self._change(add=_network_elements(rules))
         self._networks[rules.network_id] = rules
+        try:
+            self._change(add=_network_elements(rules))
+        except (InternalError, ValueError):
+            del self._networks[rules.network_id]
+            raise
 
     def remove_network(self, network_id: str) -> None:
         rules = self._networks.pop(network_id, None)
@@ -167,24 +172,32 @@ class Firewall:
 
     def add_ports(self, container_id: str, ports: Sequence[PublishedPort]) -> None:
         """Publish ``ports`` besides those that the container has."""
-        self._change(add=_port_elements(container_id, ports))
-        self._ports[container_id] = self._ports.get(container_id, ()) + tuple(ports)
+        before = self._ports.get(container_id, ())
+        self._ports[container_id] = before + tuple(ports)
+        try:
+            self._change(add=_port_elements(container_id, ports))
+        except InternalError:
+            self._ports[container_id] = before
+            raise
 
-    def remove_ports(self, container_id: str) -> tuple[PublishedPort, ...]:
-        """Returns what was published."""
+    def remove_ports(self, container_id: str) -> None:
         ports = self._ports.pop(container_id, ())
         self._change(delete=_port_elements(container_id, ports))
-        return ports
 
     def remove_table(self) -> None:
         """Take everything away, the administrator's chain too."""
         self._nft.run(f"add table inet {self.table}\ndelete table inet {self.table}\n")
 
     def _change(self, *, add: Sequence[Element] = (), delete: Sequence[Element] = ()) -> None:
+        """One transaction; where somebody took the table away it is made anew, change included."""
         commands = [element.add(self.table) for element in add]
         commands += [element.delete(self.table) for element in delete]
-        if commands:
+        if not commands:
+            return
+        try:
             self._nft.run("".join(commands))
+        except InternalError:
+            self.reapply()
 
     def _base(self) -> str:
         """The static part: created where it is missing, emptied and filled where it is not."""

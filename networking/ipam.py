@@ -17,7 +17,7 @@ from ipaddress import (
     ip_network,
 )
 
-from common.errors import InvalidArgument, NotFound, PermissionDenied
+from common.errors import InternalError, InvalidArgument, NotFound, PermissionDenied
 from common.options import AddressPool
 
 Network = IPv4Network | IPv6Network
@@ -58,14 +58,14 @@ class Pool:
         return self.subnet.prefixlen
 
     def allocate(self) -> str:
-        """The lowest free address; raises NotFound, as Docker answers, if there is none."""
+        """The lowest free address."""
         for candidate in range(self._next, self._end):
             if candidate not in self._used:
                 self._used.add(candidate)
                 self._next = candidate + 1
                 return str(self._address(candidate))
         self._next = self._end
-        raise NotFound("no available IPv4 addresses on this network's address pools")
+        raise InternalError("no available IPv4 addresses on this network's address pools")
 
     def reserve(self, address: str) -> None:
         """Take a certain address, inside the range or not."""

@@ -73,5 +73,6 @@ class Nftables:
         return objects
 
     def close(self) -> None:
-        self._library.nft_ctx_free(self._context)
+        if self._context is not None:
+            self._library.nft_ctx_free(self._context)
         self._context = None

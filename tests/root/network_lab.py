@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from common import netlink, netns
 from common.netlink import Netlink
 
-TIMEOUT = 0.5  # of a connection that should fail
+TIMEOUT = 0.25  # of a connection that should fail
 
 
 class Machine:

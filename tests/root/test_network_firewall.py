@@ -94,7 +94,7 @@ def test_published_port_from_everywhere(lab: Lab) -> None:
     assert lab.friend.reaches(LAN_HOST, 8080)
     assert lab.stranger.reaches(LAN_HOST, 8080)
     assert lab.web.reaches(LAN_HOST, 8080)  # itself, by way of the host
-    assert lab.firewall.remove_ports("c" * 64)
+    lab.firewall.remove_ports("c" * 64)
     assert not lab.peer.reaches(LAN_HOST, 8080)
     assert not reaches("127.0.0.1", 8080)
 
@@ -197,6 +197,17 @@ def test_flush_is_noticed_and_repaired(lab: Lab) -> None:
     subprocess.run(["nft", "flush", "chain", "inet", "longshore_test", "forward"], check=True)
     assert watch.table_damaged()
     watch.close()
+
+
+def test_a_change_repairs_what_was_flushed(lab: Lab) -> None:
+    lab.publish()
+    subprocess.run(["nft", "flush", "ruleset"], check=True)
+    lab.firewall.remove_ports("c" * 64)
+    assert lab.friend.reaches(WEB, 80)
+    assert not lab.stranger.reaches(WEB, 80)
+    subprocess.run(["nft", "flush", "ruleset"], check=True)
+    lab.publish()
+    assert lab.peer.reaches(LAN_HOST, 8080)
 
 
 def test_administrators_chain_is_kept(lab: Lab) -> None:
