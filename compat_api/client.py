@@ -7,7 +7,7 @@ starts it again at once.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 
@@ -46,12 +46,12 @@ class Engine:
             f"unix:{paths.lifecycle_socket}", options=CHANNEL_OPTIONS
         )
         channel = self.channel
-        self.containers = cast("ContainersAsyncStub", containers_pb2_grpc.ContainersStub(channel))
-        self.execs = cast("ExecsAsyncStub", containers_pb2_grpc.ExecsStub(channel))
-        self.images = cast("ImagesAsyncStub", images_pb2_grpc.ImagesStub(channel))
-        self.networks = cast("NetworksAsyncStub", networks_pb2_grpc.NetworksStub(channel))
-        self.volumes = cast("VolumesAsyncStub", networks_pb2_grpc.VolumesStub(channel))
-        self.system = cast("SystemAsyncStub", system_pb2_grpc.SystemStub(channel))
+        self.containers: ContainersAsyncStub = containers_pb2_grpc.ContainersStub(channel)
+        self.execs: ExecsAsyncStub = containers_pb2_grpc.ExecsStub(channel)
+        self.images: ImagesAsyncStub = images_pb2_grpc.ImagesStub(channel)
+        self.networks: NetworksAsyncStub = networks_pb2_grpc.NetworksStub(channel)
+        self.volumes: VolumesAsyncStub = networks_pb2_grpc.VolumesStub(channel)
+        self.system: SystemAsyncStub = system_pb2_grpc.SystemStub(channel)
 
     async def close(self) -> None:
         await self.channel.close()

@@ -237,8 +237,10 @@ def listed_ports(bindings: Iterable[pb.PortBinding]) -> list[dict[str, Any]]:
         entry = {"PrivatePort": int(number), "Type": protocol or "tcp"}
         if not binding.host:
             ports.append(entry)
-        for host in binding.host:
-            ports.append({"IP": host.host_ip, "PublicPort": int(host.host_port), **entry})
+        ports += [
+            {"IP": host.host_ip, "PublicPort": int(host.host_port), **entry}
+            for host in binding.host
+        ]
     return ports
 
 
