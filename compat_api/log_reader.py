@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -40,7 +40,7 @@ async def read_log(
     *,
     framed: bool,
     stopped: asyncio.Future[None] | None = None,
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """The answer's body in blocks. With ``stopped`` the log is followed until that is done and all
     that was written before has been read."""
     reader = _Reader(path, options, framed=framed)

@@ -1,0 +1,55 @@
+"""longshored: image names and platforms as clients send them; pure functions.
+
+Lifecycle judges names; what is here puts the pieces together by Docker's rules.
+"""
+
+from __future__ import annotations
+
+import re
+
+import orjson
+
+from common.errors import InvalidArgument
+
+_DIGEST = re.compile(r"[a-z0-9]+(?:[.+_-][a-z0-9]+)*:[0-9a-fA-F]{32,}")
+
+
+def join(name: str, tag: str) -> str:
+    """``name`` with ``tag``, which may be a digest, in place of a tag or digest of its own."""
+    if not tag:
+        return name
+    return f"{bare(name)}{'@' if _DIGEST.fullmatch(tag) else ':'}{tag}"
+
+
+def bare(name: str) -> str:
+    """``name`` without tag and digest."""
+    name = name.partition("@")[0]
+    head, slash, last = name.rpartition("/")
+    return head + slash + last.partition(":")[0]
+
+
+def is_bare(name: str) -> bool:
+    return bare(name) == name
+
+
+def parse_platform(text: str) -> str:
+    """The JSON object in which newer endpoints get a platform, as ``os/arch[/variant]``."""
+    if not text:
+        return ""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        raise InvalidArgument(
+            f"failed to parse platform: invalid character {text[0]!r} "
+            "looking for beginning of value"
+        ) from None
+    if not isinstance(value, dict):
+        raise InvalidArgument("failed to parse platform: not an object")
+    parts = [value.get(key) or "" for key in ("os", "architecture", "variant")]
+    if not all(isinstance(part, str) for part in parts):
+        raise InvalidArgument("failed to parse platform: not a string")
+    if not parts[0] or not parts[1]:
+        raise InvalidArgument("both OS and Architecture must be provided")
+    if value.get("os.version"):
+        raise InvalidArgument("cannot specify OS version")
+    return "/".join(filter(None, parts))

@@ -1,0 +1,88 @@
+"""longshored: /volumes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from common.errors import Unavailable
+from common.times import rfc3339_nano
+from compat_api.request import Request
+from compat_api.routes import Answer, Empty, Json, Route
+from compat_api.schema import Map, Schema, Text
+from compat_api.swarm import NOT_A_MANAGER
+from lifecycle._pb import networks_pb2 as pb
+
+LIST_FILTERS = frozenset(("dangling", "driver", "label", "name"))
+PRUNE_FILTERS = frozenset(("all", "label", "label!"))
+
+CREATE = Schema(
+    "volume.CreateOptions",
+    (
+        Text("Name", "name"),
+        Text("Driver", "driver"),
+        Map("DriverOpts", "options", presence="has_options"),
+        Map("Labels", "labels", presence="has_labels"),
+    ),
+)
+
+
+async def list_volumes(request: Request) -> Answer:
+    filters = request.filters(LIST_FILTERS)
+    found = await request.engine.volumes.List(pb.ListVolumesRequest(filters=filters))
+    return Json({"Volumes": [render(volume) for volume in found.volumes], "Warnings": None})
+
+
+async def inspect(request: Request) -> Answer:
+    return Json(render(await request.engine.volumes.Get(pb.VolumeRef(name=request.name))))
+
+
+async def create(request: Request) -> Answer:
+    body = await request.json()
+    if body.get("ClusterVolumeSpec") is not None:
+        raise Unavailable(NOT_A_MANAGER)
+    message = pb.CreateVolumeRequest()
+    CREATE.parse(body, message, "CreateOptions")
+    return Json(render(await request.engine.volumes.Create(message)), 201)
+
+
+async def update(request: Request) -> Answer:
+    raise Unavailable("volume update only valid for cluster volumes, but swarm is unavailable")
+
+
+async def remove(request: Request) -> Answer:
+    await request.engine.volumes.Remove(
+        pb.RemoveVolumeRequest(name=request.name, force=request.flag("force"))
+    )
+    return Empty()
+
+
+async def prune(request: Request) -> Answer:
+    filters = request.filters(PRUNE_FILTERS)
+    report = await request.engine.volumes.Prune(pb.PruneVolumesRequest(filters=filters))
+    return Json({"VolumesDeleted": list(report.deleted), "SpaceReclaimed": report.space_reclaimed})
+
+
+def render(volume: pb.Volume) -> dict[str, Any]:
+    """A volume; null tells labels and options that were not given from empty ones."""
+    # Volumes, unlike all else, have times without a fraction.
+    created = rfc3339_nano(volume.created // 1_000_000_000 * 1_000_000_000)
+    labels, options = dict(volume.labels), dict(volume.options)
+    return {
+        "CreatedAt": created,
+        "Driver": volume.driver,
+        "Labels": labels if labels or volume.has_labels else None,
+        "Mountpoint": volume.mountpoint,
+        "Name": volume.name,
+        "Options": options if options or volume.has_options else None,
+        "Scope": "local",
+    }
+
+
+ROUTES = (
+    Route("GET", "/volumes", list_volumes),
+    Route("GET", "/volumes/{name}", inspect),
+    Route("POST", "/volumes/create", create),
+    Route("POST", "/volumes/prune", prune, since=(1, 25)),
+    Route("PUT", "/volumes/{name}", update, since=(1, 42)),
+    Route("DELETE", "/volumes/{name}", remove),
+)
