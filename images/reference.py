@@ -100,6 +100,11 @@ def is_image_id(text: str) -> bool:
     return _IDENTIFIER.fullmatch(text.removeprefix("sha256:")) is not None
 
 
+def is_id_of(image_id: str, text: str) -> bool:
+    """Whether ``text``, which was found to name the image, is its id or the start of it."""
+    return image_id.startswith(text) or image_id.removeprefix("sha256:").startswith(text)
+
+
 def check_tag(tag: str) -> str:
     if not _TAG.fullmatch(tag):
         raise InvalidArgument("invalid tag format")

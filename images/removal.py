@@ -31,7 +31,7 @@ class Remover:
     def remove(self, image: Image, name: str) -> None:
         """Untag ``name``, or all if it is an id, and remove the image if that left it nameless."""
         references = self._store.references(image.id)
-        if _is_id(image.id, name):
+        if reference.is_id_of(image.id, name):
             if _is_single(references):
                 self._check(image, references, references_matter=False)
                 self._untag(references)
@@ -104,11 +104,6 @@ class Remover:
 
 def _conflict(image: Image, how: str, why: str) -> Conflict:
     return Conflict(f"conflict: unable to delete {short(image.id)} ({how}) - {why}")
-
-
-def _is_id(image_id: str, name: str) -> bool:
-    """Whether the image was named by its id or the start of it."""
-    return image_id.startswith(name) or image_id.removeprefix("sha256:").startswith(name)
 
 
 def _is_single(references: Sequence[Reference]) -> bool:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from common.database import Database
 from common.errors import InvalidArgument, NotFound
@@ -19,7 +21,10 @@ from images import config, listing, reference
 from images.client import IDLE_SECONDS, OnProgress, WorkerClient
 from images.collector import Collector
 from images.content import ContentStore
+from images.details import Details
+from images.endpoints import RegistryOptions
 from images.model import (
+    AuthConfig,
     DiskUsage,
     HistoryEntry,
     HistoryItem,
@@ -30,6 +35,8 @@ from images.model import (
     Platform,
     Progress,
     Pruned,
+    PulledImage,
+    PushedImage,
     Removal,
 )
 from images.reference import Reference
@@ -40,11 +47,18 @@ from images.store import ImageStore
 
 class ImageService:
     def __init__(
-        self, data_root: Path, database: Database, *, worker_idle: float = IDLE_SECONDS
+        self,
+        data_root: Path,
+        database: Database,
+        *,
+        registries: RegistryOptions | None = None,
+        worker_idle: float = IDLE_SECONDS,
     ) -> None:
+        self._registries = registries or RegistryOptions()
         self._content = ContentStore(data_root / "content")
         self._snapshots = Snapshots(data_root / "snapshots")
         self._store = ImageStore(database, self._content)
+        self.details = Details(self._store, self._content, self._snapshots)
         self._database = database
         self._collector = Collector(self._store, self._content, self._snapshots)
         self._worker = WorkerClient(data_root, self._collector, idle=worker_idle)
@@ -57,6 +71,11 @@ class ImageService:
 
     async def close(self) -> None:
         await self._worker.close()
+
+    @property
+    def worker_pid(self) -> int | None:
+        """None while no worker runs."""
+        return self._worker.pid
 
     # ---- finding
 
@@ -113,7 +132,84 @@ class ImageService:
         removed += (Removal(deleted=chain_id) for chain_id in layers)
         return Pruned(tuple(removed), sum(sizes.get(chain_id, 0) for chain_id in layers))
 
+    # ---- registries
+
+    async def pull(
+        self,
+        name: str,
+        *,
+        auth: AuthConfig | None = None,
+        platform: str | None = None,
+        progress: OnProgress,
+    ) -> PulledImage:
+        wanted = reference.parse(name).with_default_tag()
+        arguments = {
+            "reference": str(wanted),
+            "auth": None if auth is None else asdict(auth),
+            "platform": platform,
+            "options": self._registries.to_json(),
+        }
+        async with self._operation() as operation:
+            answer = await self._worker.run(operation, "pull", arguments, progress=progress)
+            record = ImageRecord.from_json(answer["image"])
+            newer = self._commit_pulled(wanted, record, answer["digest"])
+        image = self._store.get(record.id)
+        progress(Progress(status=f"Digest: {answer['digest']}"))
+        news = "Downloaded newer image" if newer else "Image is up to date"
+        progress(Progress(status=f"Status: {news} for {wanted.familiar}"))
+        if platform and not Platform.parse(platform).matches(image.platform):
+            progress(
+                Progress(
+                    status=f"WARNING: image with reference {wanted.familiar} was found but its"
+                    f" platform ({image.platform}) does not match the specified platform"
+                    f" ({Platform.parse(platform)})"
+                )
+            )
+        return PulledImage(image, wanted.familiar, answer["digest"], newer)
+
+    async def push(
+        self, name: str, *, auth: AuthConfig | None = None, progress: OnProgress
+    ) -> PushedImage:
+        """Push one tag; lifecycle calls it for each to push all of a repository."""
+        wanted = reference.parse(name).with_default_tag()
+        image_id = None if wanted.digest else self._store.lookup(wanted)
+        if image_id is None or wanted.tag is None:
+            raise NotFound(f"An image does not exist locally with the tag: {wanted.familiar_name}")
+        arguments = {
+            "reference": str(wanted),
+            "auth": None if auth is None else asdict(auth),
+            "options": self._registries.to_json(),
+            "sources": self._mount_sources(self._store.get(image_id), wanted),
+            **self._contents(self._store.get(image_id)),
+        }
+        async with self._operation() as operation:
+            answer = await self._worker.run(operation, "push", arguments, progress=progress)
+            pushed = PushedImage(wanted.tag, answer["digest"], answer["size"])
+            with self._database.transaction():
+                if self._store.lookup(wanted) == image_id:
+                    self._store.add_digest(wanted.repository, pushed.digest, image_id)
+                    self._store.add(ImageRecord(image_id, (), manifest=pushed.digest))
+                    for diff_id, digest, media_type, size in answer["compressed"]:
+                        self._store.add_layer_blob(diff_id, digest, media_type, size)
+        progress(Progress(status=f"{pushed.tag}: digest: {pushed.digest} size: {pushed.size}"))
+        progress(Progress(aux={"Tag": pushed.tag, "Digest": pushed.digest, "Size": pushed.size}))
+        return pushed
+
     # ---- archives
+
+    async def save(self, names: Sequence[str], fd: int) -> None:
+        """Write the images to ``fd``: by name with that tag, by id or repository with all tags."""
+        chosen: dict[str, list[str]] = {}
+        for name in names:
+            image, tags = self._to_save(name)
+            known = chosen.setdefault(image.id, [])
+            known += [tag for tag in tags if tag not in known]
+        images = [
+            {"references": tags, **self._contents(self._store.get(image_id))}
+            for image_id, tags in chosen.items()
+        ]
+        async with self._operation() as operation:
+            await self._worker.run(operation, "save", {"images": images}, fds=[fd])
 
     async def load(
         self,
@@ -216,6 +312,46 @@ class ImageService:
             yield operation
         finally:
             await self._collector.end_operation(operation)
+
+    def _contents(self, image: Image) -> dict[str, Any]:
+        """What the worker needs to know of an image that leaves the engine."""
+        return {
+            "id": image.id,
+            "manifests": self._store.manifests(image.id),
+            "layers": {diff_id: self._store.layer_blobs(diff_id) for diff_id in image.diff_ids},
+        }
+
+    def _mount_sources(self, image: Image, target: Reference) -> dict[str, list[str]]:
+        """For each layer's blob, the paths of other repositories on the target's registry."""
+        blobs = [blob[0] for diff_id in image.diff_ids for blob in self._store.layer_blobs(diff_id)]
+        sources = {}
+        for blob in blobs:
+            names = map(reference.parse_repository, self._store.repositories_with(blob))
+            sources[blob] = [
+                name.path
+                for name in names
+                if name.domain == target.domain and name.path != target.path
+            ]
+        return sources
+
+    def _to_save(self, name: str) -> tuple[Image, list[str]]:
+        image = self.resolve(name)
+        if reference.is_id_of(image.id, name):
+            return image, []
+        wanted = reference.parse(name)
+        if wanted.digest is not None:
+            return image, []
+        return image, [str(wanted.with_default_tag())]
+
+    def _commit_pulled(self, wanted: Reference, record: ImageRecord, digest: str) -> bool:
+        """Whether the reference named something else, or nothing, before."""
+        with self._database.transaction():
+            newer = self._store.lookup(wanted) != record.id
+            self._store.add(record)
+            self._store.add_digest(wanted.repository, digest, record.id)
+            if wanted.digest is None:
+                self._store.set_tag(wanted, record.id)
+        return newer
 
     def _commit_loaded(self, record: ImageRecord, progress: OnProgress) -> Image:
         lines = []

@@ -7,7 +7,7 @@
     tags              repository (canonical) and tag -> image
     digests           repository and manifest (or index) digest -> image; Docker's RepoDigests
     content_roots     manifests kept in the content store for an image
-    containers        the top layer of each container's file system, which keeps that layer alive
+    container_snapshots  the top layer of each container's file system, which keeps that layer alive
 
 Configurations stay in the content store under the image's id; parsed ones are cached here. An
 image's rows are written in one transaction after everything that they name is on disk.
@@ -52,7 +52,7 @@ MIGRATIONS = (
     CREATE TABLE content_roots (
         image_id TEXT NOT NULL REFERENCES images ON DELETE CASCADE,
         digest TEXT NOT NULL, PRIMARY KEY (image_id, digest));
-    CREATE TABLE containers (container_id TEXT PRIMARY KEY, chain_id TEXT);
+    CREATE TABLE container_snapshots (container_id TEXT PRIMARY KEY, chain_id TEXT);
     """,
 )
 
@@ -147,6 +147,16 @@ class ImageStore:
         )
         return [(digest, media_type, size) for digest, media_type, size in rows]
 
+    def repositories_with(self, blob: str) -> list[str]:
+        """Those that a registry is known to have the layer in."""
+        rows = self._db.execute(
+            "SELECT DISTINCT digests.repository FROM layer_blobs JOIN layers USING (diff_id)"
+            " JOIN image_layers USING (chain_id) JOIN digests USING (image_id)"
+            " WHERE layer_blobs.digest = ? ORDER BY 1",
+            (blob,),
+        )
+        return [row[0] for row in rows]
+
     def layer_sizes(self) -> dict[str, int]:
         return dict(self._db.execute("SELECT chain_id, size FROM layers").fetchall())
 
@@ -220,19 +230,19 @@ class ImageStore:
 
     def add_container(self, container_id: str, chain_id: str | None) -> None:
         self._db.execute(
-            "INSERT OR REPLACE INTO containers VALUES (?, ?)", (container_id, chain_id)
+            "INSERT OR REPLACE INTO container_snapshots VALUES (?, ?)", (container_id, chain_id)
         )
 
     def remove_container(self, container_id: str) -> None:
-        self._db.execute("DELETE FROM containers WHERE container_id = ?", (container_id,))
+        self._db.execute("DELETE FROM container_snapshots WHERE container_id = ?", (container_id,))
 
     def containers(self) -> set[str]:
-        return {row[0] for row in self._db.execute("SELECT container_id FROM containers")}
+        return {row[0] for row in self._db.execute("SELECT container_id FROM container_snapshots")}
 
     def container_chain(self, container_id: str) -> list[str] | None:
         """The container's layers, bottom first; None if there is no such container."""
         row = self._db.execute(
-            "SELECT chain_id FROM containers WHERE container_id = ?", (container_id,)
+            "SELECT chain_id FROM container_snapshots WHERE container_id = ?", (container_id,)
         ).fetchone()
         return None if row is None else list(reversed(self._ancestry([row[0]] if row[0] else [])))
 
@@ -244,7 +254,9 @@ class ImageStore:
             tops = [row[0] for row in db.execute("SELECT DISTINCT chain_id FROM image_layers")]
             tops += [
                 row[0]
-                for row in db.execute("SELECT chain_id FROM containers WHERE chain_id IS NOT NULL")
+                for row in db.execute(
+                    "SELECT chain_id FROM container_snapshots WHERE chain_id IS NOT NULL"
+                )
             ]
             needed = set(self._ancestry(tops))
             parents = dict(db.execute("SELECT chain_id, parent FROM layers").fetchall())

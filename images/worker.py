@@ -30,12 +30,16 @@ from setproctitle import setproctitle
 
 from common.errors import EngineError, InternalError
 from images.archive_load import Load
+from images.archive_save import Save
 from images.channel import Channel, Message
 from images.content import ContentStore
 from images.import_ import Import
 from images.layers import Layers
 from images.operation import Operation
+from images.pull import Pull
+from images.push import Push
 from images.snapshots import Snapshots
+from images.transfer import Transfers
 from images.unpackers import Unpackers
 
 log = logging.getLogger("longshore.images")
@@ -50,6 +54,9 @@ class Worker:
         snapshots = Snapshots(data_root / "snapshots")
         layers = Layers(self._content, snapshots, self._unpackers)
         self._handlers: dict[str, Handler] = {
+            "pull": Pull(self._content, layers, Transfers(self._content)).run,
+            "push": Push(self._content).run,
+            "save": Save(self._content).run,
             "load": Load(self._content, layers).run,
             "import": Import(self._content, layers).run,
         }

@@ -1,0 +1,64 @@
+"""Library: what inspecting an image or a container shows of the store; read-only."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from images.content import ContentStore
+from images.model import Image
+from images.snapshots import Snapshots
+from images.store import ImageStore
+
+
+class Details:
+    def __init__(self, store: ImageStore, content: ContentStore, snapshots: Snapshots) -> None:
+        self._store = store
+        self._content = content
+        self._snapshots = snapshots
+
+    def configuration(self, image: Image) -> bytes:
+        """The image's OCI configuration, byte for byte as it came."""
+        return self._content.read(image.id)
+
+    def layer_sizes(self, image: Image) -> list[int]:
+        """Bytes of each layer's files, base first."""
+        sizes = self._store.layer_sizes()
+        return [sizes.get(chain_id, 0) for chain_id in image.chain_ids]
+
+    def descendants(self, image: Image) -> frozenset[str]:
+        """The image and all that were built on its layers, as the ancestor filter means it."""
+        depth = len(image.diff_ids)
+        found = {image.id}
+        for image_id in self._store.ids():
+            other = self._store.get(image_id)
+            if depth and other.chain_ids[:depth] == image.chain_ids:
+                found.add(image_id)
+        return frozenset(found)
+
+    def image_snapshot(self, image: Image) -> dict[str, str]:
+        """GraphDriver.Data of an image: its layers' directories."""
+        lower = self._snapshots.lower_directories(image.chain_ids)
+        return _data(lower, upper=None)
+
+    def container_snapshot(self, container_id: str) -> dict[str, str]:
+        """GraphDriver.Data of a container."""
+        chain_ids = self._store.container_chain(container_id) or []
+        lower = self._snapshots.lower_directories(chain_ids)
+        return _data(lower, upper=self.container_upper(container_id))
+
+    def container_upper(self, container_id: str) -> Path:
+        """The directory of what the container has written."""
+        return self._snapshots.upper_directory(container_id)
+
+
+def _data(lower: list[Path], upper: Path | None) -> dict[str, str]:
+    paths = [os.fspath(path) for path in lower]
+    if upper is None:
+        return {"UpperDir": paths[0], "LowerDir": ":".join(paths[1:])} if paths else {}
+    return {
+        "LowerDir": ":".join(paths),
+        "UpperDir": os.fspath(upper),
+        "WorkDir": os.fspath(upper.parent / "work"),
+        "MergedDir": os.fspath(upper.parent / "merged"),
+    }
