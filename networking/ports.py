@@ -62,7 +62,7 @@ def parse_container_port(text: str) -> tuple[int, str]:
     number, slash, proto = text.partition("/")
     proto = proto.lower() if slash else "tcp"
     if not re.fullmatch(r"[0-9]{1,5}", number) or not 0 < int(number) <= 65535:
-        raise InvalidArgument(f"invalid port specification: {text!r}")
+        raise InvalidArgument(f'invalid port specification: "{text}"')
     if proto not in PROTOCOLS:
         raise InvalidArgument(f"invalid proto: {proto}")
     return int(number), proto
@@ -74,10 +74,10 @@ def parse_host_ports(text: str) -> tuple[int, int] | None:
         return None
     match = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", text)
     if not match:
-        raise InvalidArgument(f"invalid port specification: {text!r}")
+        raise InvalidArgument(f'invalid port specification: "{text}"')
     first, last = int(match[1]), int(match[2] or match[1])
     if not 0 < first <= last <= 65535:
-        raise InvalidArgument(f"invalid port specification: {text!r}")
+        raise InvalidArgument(f'invalid port specification: "{text}"')
     return first, last
 
 
