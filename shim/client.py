@@ -18,6 +18,7 @@ from shim.protocol import (
     ConnectionClosed,
     Message,
     ProtocolError,
+    address,
     close_all,
     unwrap,
 )
@@ -124,7 +125,8 @@ class ShimClient(_Channel):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         sock.setblocking(False)
         try:
-            await asyncio.get_running_loop().sock_connect(sock, str(path))
+            with address(path) as short:
+                await asyncio.get_running_loop().sock_connect(sock, short)
         except BaseException:
             sock.close()
             raise

@@ -17,7 +17,7 @@ from pathlib import Path
 from common.errors import EngineError, InternalError, InvalidArgument
 from runtime.errors import RuntimeFailure
 from shim.loop import Loop
-from shim.protocol import Connection, Message, ProtocolError, close_all
+from shim.protocol import Connection, Message, ProtocolError, address, close_all
 
 # Takes (op, message, descriptors, peer); owns the descriptors.
 Handler = Callable[[str, Message, list[int], "Peer"], Message]
@@ -59,7 +59,8 @@ class ControlServer:
         path.unlink(missing_ok=True)
         mask = os.umask(0o177)
         try:
-            listener.bind(str(path))
+            with address(path) as short:
+                listener.bind(short)
         finally:
             os.umask(mask)
         listener.listen(_BACKLOG)
@@ -142,7 +143,8 @@ def describe(error: Exception) -> Message:
     if isinstance(error, EngineError):
         return _error(error.code, str(error))
     if isinstance(error, RuntimeFailure):
-        fault = error.errno in _REQUESTS_FAULT and error.step in ("exec", "lookup", "chdir")
+        program = error.step in ("exec", "lookup", "chdir") and error.errno in _REQUESTS_FAULT
+        fault = program or error.step == "config"
         code = InvalidArgument.code if fault else InternalError.code
         return _error(code, error.message, error.step, error.errno, error.path)
     if isinstance(error, OSError):

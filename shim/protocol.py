@@ -12,13 +12,16 @@ from __future__ import annotations
 import array
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import orjson
 
 from common import errors
 
+_SUN_PATH = 108
 MAX_MESSAGE = 128 * 1024
 MAX_DESCRIPTORS = 16
 # Linux' MSG_CMSG_CLOEXEC; the socket module does not have it on every Python that we run on.
@@ -44,10 +47,11 @@ class Connection:
         self.socket = sock
 
     @classmethod
-    def connect(cls, path: str) -> Connection:
+    def connect(cls, path: Path) -> Connection:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         try:
-            sock.connect(path)
+            with address(path) as short:
+                sock.connect(short)
         except OSError:
             sock.close()
             raise
@@ -87,6 +91,19 @@ class Connection:
 
     def close(self) -> None:
         self.socket.close()
+
+
+@contextmanager
+def address(path: Path) -> Iterator[str]:
+    """A name of ``path`` that fits into a socket address; an exec root may be deep."""
+    if len(os.fsencode(path)) < _SUN_PATH:
+        yield str(path)
+        return
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
 
 
 def encode(obj: Message) -> bytes:

@@ -1,114 +1,33 @@
-"""Process ``longshore-zygote``: forks the shims. Started by lifecycle: ``python -m shim.zygote FD
-EXEC_ROOT``, where FD is its end of a SOCK_SEQPACKET socketpair.
+"""Process ``longshore-zygote``: ``python -m shim.zygote FD EXEC_ROOT``, started by lifecycle.
 
-Single-threaded and without credentials, since a fork copies its memory. It runs from a sealed
-memfd copy of the interpreter, so that no container can reach the one on disk through
-/proc/self/exe; imports all that a shim will ever need; and then only forks. When the socketpair
-closes it ends; the shims, which have sessions of their own, go on.
+FD is its end of a SOCK_SEQPACKET socketpair. It first executes itself anew from a sealed copy of
+the interpreter, so that no container can reach the one on disk through /proc/self/exe; what comes
+then is in forkserver.py, which is imported only there, because importing takes longer than all
+the rest.
 """
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import os
-import signal
 import socket
 import sys
-import traceback
 from pathlib import Path
-from typing import NoReturn
 
-import setproctitle
-
-from common import paths
-from common.ids import FULL_ID
+from common.paths import DEFAULT_EXEC_ROOT
 from common.sealed import ensure_sealed
-from runtime import spec
-from shim.protocol import Connection, ConnectionClosed, Message, ProtocolError, close_all
-from shim.shim import run
-
-# The container must not take its supervisor along when memory runs out.
-OOM_SCORE_ADJ = -999
-_EXAMPLE = b"""{"ociVersion": "1.0.2", "root": {"path": "rootfs"},
-  "process": {"cwd": "/", "args": ["x"], "user": {"uid": 0, "gid": 0}},
-  "mounts": [{"destination": "/proc"}], "linux": {"resources": {}}}"""
 
 
 def main() -> None:
-    control = Connection(socket.socket(fileno=int(sys.argv[1])))
-    exec_root = Path(sys.argv[2]) if len(sys.argv) > 2 else paths.DEFAULT_EXEC_ROOT
-    # An exec that closes the socketpair would end lifecycle's connection, so it is inherited once.
-    os.set_inheritable(control.fileno(), True)
-    ensure_sealed()
-    os.set_inheritable(control.fileno(), False)
-    prepare(exec_root)
-    serve(control, exec_root)
+    fd = int(sys.argv[1])
+    os.set_inheritable(fd, True)
+    ensure_sealed(["-m", "shim.zygote", *sys.argv[1:]])
+    # A container that had this descriptor could ask for shims.
+    os.set_inheritable(fd, False)
+    from shim import forkserver
+    from shim.protocol import Connection
 
-
-def prepare(exec_root: Path) -> None:
-    os.umask(0o022)
-    os.chdir("/")
-    # Refused without CAP_SYS_RESOURCE, as in an outer container: then there is no such protection.
-    with contextlib.suppress(PermissionError):
-        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE_ADJ))
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # shims are reaped by the kernel
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-c is lifecycle's business
-    # Fills the decoder's and orjson's caches, which else each shim would do for itself.
-    spec.parse(_EXAMPLE)
-    setproctitle.setproctitle(title("longshore-zygote", exec_root))
-    gc.collect()
-    # Collections then do not touch, and so do not copy, the pages that all shims share.
-    gc.freeze()
-
-
-def title(name: str, exec_root: Path) -> str:
-    return name if exec_root == paths.DEFAULT_EXEC_ROOT else f"{name} {exec_root}"
-
-
-def serve(control: Connection, exec_root: Path) -> None:
-    while True:
-        try:
-            request, fds = control.recv()
-        except (ConnectionClosed, ConnectionResetError):
-            return
-        except ProtocolError as e:
-            answer: Message = {"error": str(e)}
-        else:
-            answer = handle(control, request, fds, exec_root)
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            control.send(answer)
-
-
-def handle(control: Connection, request: Message, fds: list[int], exec_root: Path) -> Message:
-    container_id = str(request.get("id"))
-    try:
-        if request.get("op") != "fork" or len(fds) != 1 or not FULL_ID.fullmatch(container_id):
-            return {"error": "expected a fork request with an id and one descriptor"}
-        root = Path(str(request.get("exec_root") or exec_root))
-        pid = os.fork()
-        if pid == 0:
-            become_shim(control, container_id, root, fds[0])
-        return {"pid": pid}
-    except OSError as e:
-        return {"error": f"fork: {e.strerror}"}
-    finally:
-        close_all(fds)
-
-
-def become_shim(control: Connection, container_id: str, exec_root: Path, fd: int) -> NoReturn:
-    status = 1
-    try:
-        os.setsid()
-        control.close()
-        gc.enable()
-        setproctitle.setproctitle(title(f"longshore-shim {container_id[:12]}", exec_root))
-        run(container_id, exec_root, Connection(socket.socket(fileno=fd)))
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(status)
+    exec_root = Path(sys.argv[2]) if len(sys.argv) > 2 else DEFAULT_EXEC_ROOT
+    forkserver.run(Connection(socket.socket(fileno=fd)), exec_root)
 
 
 if __name__ == "__main__":

@@ -139,7 +139,7 @@ class Shim:
 
     def reconnect(self) -> None:
         self.connection.close()
-        self.connection = Connection.connect(str(self.directory / "shim.sock"))
+        self.connection = Connection.connect(self.directory / "shim.sock")
         self.connection.socket.settimeout(20)
 
     def start(self, *args: str, **options: Any) -> Message:
