@@ -110,15 +110,17 @@ class ImageService:
         self, name: str, *, force: bool, no_prune: bool, in_use: InUse
     ) -> list[Removal]:
         image = self.resolve(name)
+        blobs = self._store.known_blobs()
         remover = Remover(self._store, in_use, force=force, prune=not no_prune)
         with self._database.transaction():
             remover.remove(image, name)
-        layers = await self._collector.collect()
+        layers = await self._collector.collect(blobs=blobs)
         return [*remover.records, *(Removal(deleted=chain_id) for chain_id in layers)]
 
     async def prune(self, filters: listing.Filters, in_use: InUse) -> Pruned:
         """Remove the images that no container uses: the nameless ones, or all of them."""
         sizes = self._store.layer_sizes()
+        blobs = self._store.known_blobs()
         removed: list[Removal] = []
         everything = [self._store.get(image_id) for image_id in self._store.ids()]
         for image in listing.prunable(everything, filters):
@@ -128,7 +130,7 @@ class ImageService:
             with self._database.transaction():
                 remover.remove(image, image.id)
             removed += remover.records
-        layers = await self._collector.collect()
+        layers = await self._collector.collect(blobs=blobs)
         removed += (Removal(deleted=chain_id) for chain_id in layers)
         return Pruned(tuple(removed), sum(sizes.get(chain_id, 0) for chain_id in layers))
 

@@ -137,9 +137,9 @@ class Endpoints:
         return min(candidates, key=lambda one: (-one.gw_priority, one.network_name), default=None)
 
     def for_shim(self, container_id: str) -> list[Endpoint]:
-        """What the shim has to plug; nothing for the networks host and none."""
+        """What the shim has to plug, once ports are published; nothing for host and none."""
         chosen = self.gateway_of(container_id)
-        hairpin = bridge.needs_hairpin()
+        hairpin = container_id in self._store.ports and bridge.needs_hairpin()
         return [
             self._for_shim(record, is_gateway=record == chosen, hairpin=hairpin)
             for record in self._store.of_container(container_id)

@@ -311,6 +311,13 @@ class NetworkService:
         """The endpoint that has the default route and the published ports."""
         return self._endpoints.gateway_of(container_id)
 
+    def default_gateway(self) -> str:
+        """The host's address on the default bridge; empty if there is none."""
+        try:
+            return self.get("bridge").bridge_address
+        except NotFound:
+            return ""
+
     def for_shim(self, container_id: str) -> list[Endpoint]:
         return self._endpoints.for_shim(container_id)
 

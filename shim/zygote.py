@@ -20,7 +20,7 @@ from common.sealed import ensure_sealed
 def main() -> None:
     fd = int(sys.argv[1])
     os.set_inheritable(fd, True)
-    ensure_sealed(["-m", "shim.zygote", *sys.argv[1:]])
+    ensure_sealed()
     # A container that had this descriptor could ask for shims.
     os.set_inheritable(fd, False)
     from shim import forkserver

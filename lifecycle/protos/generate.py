@@ -1,7 +1,7 @@
 """Build step: protoc over the files beside this one, into lifecycle/_pb/.
 
-Run as ``python lifecycle/protos/generate.py`` in a checkout, and by setup.py for an installation. The
-files are given to protoc under the path that the generated modules are imported by, because the
+Run as ``python lifecycle/protos/generate.py`` in a checkout, and by setup.py for an installation.
+The files are given to protoc under the path that the generated modules are imported by, because the
 generated code imports its siblings by that path.
 """
 

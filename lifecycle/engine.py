@@ -1,0 +1,71 @@
+"""Library of lifecycle: the parts that the engine is made of, for whoever needs more than one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from common.database import Database
+from common.options import EngineOptions
+from common.paths import Paths
+from images.service import ImageService
+from lifecycle.container import Container, ContainerTable
+from lifecycle.events import EventLog
+from lifecycle.networks import NetworkService
+from lifecycle.shims import Zygote
+from lifecycle.streams import StreamRegistry
+from lifecycle.volumes import VolumeService
+from shim.protocol import Message
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Engine:
+    paths: Paths
+    options: EngineOptions
+    database: Database
+    events: EventLog
+    containers: ContainerTable
+    images: ImageService
+    networks: NetworkService
+    volumes: VolumeService
+    zygote: Zygote
+    streams: StreamRegistry
+    engine_id: str
+    cgroup_version: int
+    warnings: list[str]
+    on_shim_event: Callable[[Container, Message], None]
+    on_shim_close: Callable[[Container], None]
+    on_start_failed: Callable[[Container], None]
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Run ``work`` for as long as the engine; its failure is logged, not lost."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    async def cancel_tasks(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def publish(
+        self, container: Container, action: str, extra: Mapping[str, str] | None = None, at: int = 0
+    ) -> None:
+        """An event of a container, with its labels, image and name as Docker has them."""
+        attributes = dict(container.record.config.labels)
+        attributes["image"] = container.record.config.image
+        attributes["name"] = container.name
+        attributes.update(extra or {})
+        self.events.publish("container", action, container.id, attributes, at=at)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s failed", task.get_name(), exc_info=error)

@@ -1,0 +1,203 @@
+"""Library of lifecycle: processes executed in a running container.
+
+An exec is known from its creation until its container is gone, or five minutes after its end if its
+container runs on, as in Docker. It lives in memory only: what runs is the shim's, and ends with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from common.errors import Conflict, InvalidArgument, NotFound
+from common.ids import new_id
+from lifecycle import spec, status
+from lifecycle._pb import containers_pb2 as pb
+from lifecycle.container import Container
+from lifecycle.detach import parse_keys
+from lifecycle.engine import Engine
+from shim.protocol import ShimError
+
+KEPT_SECONDS = 300.0
+START_SECONDS = 10.0
+
+NOT_FOUND, NOT_EXECUTABLE = 127, 126
+
+
+@dataclass(eq=False, slots=True)
+class Exec:
+    id: str
+    container: Container
+    request: pb.CreateExecRequest
+    engine: Engine
+    running: bool = False
+    was_started: bool = False
+    exit_code: int | None = None
+    pid: int = 0
+    can_resize: asyncio.Event = field(default_factory=asyncio.Event)
+    end: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def exited(self, code: int) -> None:
+        """Called with the shim's report, or when the shim is gone."""
+        if self.exit_code is not None or not self.was_started:
+            return
+        self.running, self.exit_code = False, code
+        self.end.set()
+        self.engine.publish(self.container, "exec_die", {"execID": self.id, "exitCode": str(code)})
+        asyncio.get_running_loop().call_later(KEPT_SECONDS, self.container.execs.pop, self.id, None)
+
+    def describe(self) -> pb.Exec:
+        return pb.Exec(
+            id=self.id,
+            container_id=self.container.id,
+            running=self.running,
+            exit_code=self.exit_code,
+            pid=self.pid,
+            request=self.request,
+        )
+
+
+def create(engine: Engine, request: pb.CreateExecRequest) -> str:
+    container = engine.containers.find(request.ref)
+    require_running(container)
+    if not request.cmd:
+        raise InvalidArgument("No exec command specified")
+    if request.HasField("detach_keys"):
+        parse_keys(request.detach_keys)
+    execution = Exec(new_id(), container, request, engine)
+    container.execs[execution.id] = execution
+    _publish(engine, execution, "exec_create")
+    return execution.id
+
+
+def find(engine: Engine, exec_id: str) -> Exec:
+    for container in engine.containers:
+        if exec_id in container.execs:
+            return container.execs[exec_id]
+    raise NotFound(f"No such exec instance: {exec_id}")
+
+
+async def start(engine: Engine, request: pb.StartExecRequest) -> pb.StartExecReply:
+    """Run it. The client's descriptor goes to the shim, which closes it at the end."""
+    execution = find(engine, request.id)
+    if execution.was_started:
+        raise Conflict(f"exec command {request.id} has already run")
+    require_running(execution.container)
+    tty = execution.request.tty
+    execution.was_started = True
+    descriptor = -1
+    if not request.detach:
+        descriptor = engine.streams.claim(request.stream.token)
+    try:
+        if descriptor >= 0:
+            os.write(descriptor, request.stream.head_tty if tty else request.stream.head_plain)
+        await _run(engine, execution, request, descriptor)
+    except ShimError as error:
+        failure = _failed(execution, error)
+        if request.detach:
+            raise InvalidArgument(failure) from error
+        return pb.StartExecReply(tty=tty, failure=failure)
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+    return pb.StartExecReply(tty=tty)
+
+
+async def _run(
+    engine: Engine, execution: Exec, request: pb.StartExecRequest, descriptor: int
+) -> None:
+    container, asked = execution.container, execution.request
+    shim = require_running(container)
+    _publish(engine, execution, "exec_start")
+    fields: dict[str, Any] = {
+        "exec_id": execution.id,
+        "process": oci_process(container.record, asked, request),
+        "stdin": asked.attach_stdin and not request.detach,
+        "stdout": asked.attach_stdout,
+        "stderr": asked.attach_stderr,
+        "framed": not asked.tty,
+        "detach_keys": detach_keys(asked),
+        "detach": request.detach,
+        "privileged": asked.privileged,
+    }
+    if request.stream.early:
+        fields["early"] = base64.b64encode(request.stream.early).decode()
+    execution.running = True
+    answer = await shim.call("exec", [descriptor] if descriptor >= 0 else [], **fields)
+    execution.pid = int(answer["pid"])
+    execution.can_resize.set()
+
+
+def detach_keys(asked: pb.CreateExecRequest) -> list[int]:
+    """Only a terminal with a keyboard can be left by keys."""
+    if not (asked.tty and asked.attach_stdin):
+        return []
+    return parse_keys(asked.detach_keys)
+
+
+def oci_process(
+    record: pb.Container, asked: pb.CreateExecRequest, request: pb.StartExecRequest
+) -> dict[str, Any]:
+    config, host = record.config, record.host_config
+    base = spec.environment(config, config.hostname)
+    if asked.tty and not config.tty:
+        base = spec.merge_environment(["TERM=xterm"], base)
+    process: dict[str, Any] = {
+        "args": list(asked.cmd),
+        "cwd": asked.working_dir or config.working_dir or "/",
+        "env": spec.merge_environment(base, asked.env),
+        "terminal": asked.tty,
+        "user": spec.user(asked.user or config.user, () if asked.user else host.group_add.values),
+        "capabilities": spec.capability_sets(host, privileged=asked.privileged),
+        "rlimits": spec.rlimits(host, ()),
+    }
+    height = request.console_height or asked.console_height
+    width = request.console_width or asked.console_width
+    if asked.tty and height:
+        process["consoleSize"] = {"height": height, "width": width}
+    return process
+
+
+async def resize(engine: Engine, request: pb.ResizeRequest) -> None:
+    """Waits for the start, since clients send the size as early as they can."""
+    execution = find(engine, request.ref)
+    try:
+        async with asyncio.timeout(START_SECONDS):
+            await execution.can_resize.wait()
+    except TimeoutError:
+        raise TimeoutError("timeout waiting for exec session ready") from None
+    shim = require_running(execution.container)
+    await shim.call("resize", exec_id=execution.id, height=request.height, width=request.width)
+
+
+def require_running(container: Container) -> Any:
+    """The shim of a container that can execute; raises Docker's conflicts."""
+    if container.status == status.PAUSED:
+        raise Conflict(f"Container {container.id} is paused, unpause the container before exec")
+    if container.status == status.RESTARTING:
+        raise Conflict(
+            f"Container {container.id} is restarting, wait until the container is running"
+        )
+    if not container.has_process or container.shim is None:
+        raise Conflict(f"container {container.id} is not running")
+    return container.shim
+
+
+def _failed(execution: Exec, error: ShimError) -> str:
+    """Docker's text and code for a program that could not be started."""
+    text = str(error)
+    execution.running = False
+    execution.exit_code = NOT_EXECUTABLE
+    if "executable file not found" in text or "no such file or directory" in text:
+        execution.exit_code = NOT_FOUND
+    execution.can_resize.set()
+    execution.end.set()
+    return f"OCI runtime exec failed: exec failed: unable to start container process: {text}"
+
+
+def _publish(engine: Engine, execution: Exec, action: str) -> None:
+    command = " ".join(execution.request.cmd)
+    engine.publish(execution.container, f"{action}: {command}", {"execID": execution.id})

@@ -1,0 +1,246 @@
+"""Library of lifecycle: what a container mounts besides its root: binds, volumes, tmpfs.
+
+``resolve`` is run at create: it reads every form in which Docker accepts mounts, makes the volumes
+that are missing, and says where everything is. ``oci_mounts`` is run at every start.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from common.errors import InvalidArgument, NotSupported
+from lifecycle._pb import containers_pb2 as pb
+from lifecycle.spec_mounts import PROPAGATIONS
+from lifecycle.volumes import VolumeService
+
+Json = dict[str, Any]
+
+_MODES = frozenset({"ro", "rw", "z", "Z", "nocopy", "cached", "delegated", "consistent", "default"})
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """One entry of HostConfig.Binds."""
+
+    source: str
+    destination: str
+    mode: str
+
+    @property
+    def is_volume(self) -> bool:
+        return not self.source.startswith("/")
+
+    @property
+    def options(self) -> list[str]:
+        return [option for option in self.mode.split(",") if option]
+
+    @property
+    def read_write(self) -> bool:
+        return "ro" not in self.options
+
+    @property
+    def propagation(self) -> str:
+        return next((option for option in self.options if option in PROPAGATIONS), "")
+
+
+def parse_bind(text: str) -> Bind:
+    """``source:destination[:options]``; raises Docker's error."""
+    parts = text.split(":")
+    if len(parts) not in (2, 3) or not all(parts[:2]):
+        raise InvalidArgument(f"invalid volume specification: '{text}'")
+    bind = Bind(parts[0], posixpath.normpath(parts[1]), parts[2] if len(parts) == 3 else "")
+    if not parts[1].startswith("/"):
+        raise InvalidArgument(
+            f"invalid volume specification: '{text}': invalid mount config for type "
+            f"\"{'volume' if bind.is_volume else 'bind'}\": invalid mount path: '{parts[1]}' "
+            "mount path must be absolute"
+        )
+    if bind.destination == "/":
+        raise InvalidArgument(
+            f"invalid volume specification: '{text}': invalid mount config for type "
+            f'"{"volume" if bind.is_volume else "bind"}": invalid specification: destination '
+            "can't be '/'"
+        )
+    for option in bind.options:
+        if option not in _MODES and option not in PROPAGATIONS:
+            raise InvalidArgument(f"invalid mode: {bind.mode}")
+    return bind
+
+
+def resolve(
+    config: pb.Config,
+    host: pb.HostConfig,
+    volumes: VolumeService,
+    find: Callable[[str], pb.Container],
+) -> list[pb.MountPoint]:
+    """All mount points of a container to be created; missing volumes are made.
+
+    ``find`` looks up a container of --volumes-from. A destination given twice is Docker's error,
+    but what the user gives replaces what --volumes-from or the image brings.
+    """
+    points: dict[str, pb.MountPoint] = {}
+    for entry in host.volumes_from.values:
+        points.update((point.destination, point) for point in _from_container(entry, find))
+    explicit: set[str] = set()
+    asked = [_from_bind(parse_bind(text), volumes, host) for text in host.binds.values]
+    asked += [_from_mount(mount, volumes) for mount in host.mounts]
+    for point in asked:
+        if point.destination in explicit or point.destination in host.tmpfs:
+            raise InvalidArgument(f"Duplicate mount point: {point.destination}")
+        explicit.add(point.destination)
+        points[point.destination] = point
+    for text in config.volumes.values:
+        destination = posixpath.normpath(text)
+        if destination not in points and destination not in host.tmpfs:
+            points[destination] = _volume_point(volumes, "", destination, driver=host.volume_driver)
+    return list(points.values())
+
+
+def _from_container(entry: str, find: Callable[[str], pb.Container]) -> Iterable[pb.MountPoint]:
+    reference, _, mode = entry.partition(":")
+    if mode not in ("", "ro", "rw", "z", "Z"):
+        raise InvalidArgument(f"invalid mode for volumes-from: {mode}")
+    for point in find(reference).mounts:
+        if point.type == "tmpfs":
+            continue
+        copied = pb.MountPoint()
+        copied.CopyFrom(point)
+        copied.mode = mode
+        copied.read_write = point.read_write and mode != "ro"
+        yield copied
+
+
+def _from_bind(bind: Bind, volumes: VolumeService, host: pb.HostConfig) -> pb.MountPoint:
+    if bind.is_volume:
+        return _volume_point(
+            volumes,
+            bind.source,
+            bind.destination,
+            driver=host.volume_driver,
+            mode=bind.mode or "z",
+            read_write=bind.read_write,
+        )
+    return pb.MountPoint(
+        type="bind",
+        source=posixpath.normpath(bind.source),
+        destination=bind.destination,
+        mode=bind.mode,
+        read_write=bind.read_write,
+        propagation=bind.propagation or "rprivate",
+    )
+
+
+def _from_mount(mount: pb.Mount, volumes: VolumeService) -> pb.MountPoint:
+    destination = posixpath.normpath(mount.target)
+    if mount.type == "tmpfs":
+        return pb.MountPoint(type="tmpfs", destination=destination, read_write=not mount.read_only)
+    if mount.type == "volume":
+        return _volume_point(
+            volumes,
+            mount.source,
+            destination,
+            driver=mount.volume.driver,
+            options=dict(mount.volume.driver_options) if mount.volume.has_driver_options else None,
+            labels=dict(mount.volume.labels) if mount.volume.has_labels else None,
+            mode="z",
+            read_write=not mount.read_only,
+        )
+    if mount.type == "bind":
+        return _bind_point(mount, destination)
+    raise NotSupported(f'mounts of type "{mount.type}" are not supported')
+
+
+def _bind_point(mount: pb.Mount, destination: str) -> pb.MountPoint:
+    if not os.path.exists(mount.source) and not mount.bind.create_mountpoint:
+        raise InvalidArgument(
+            f'invalid mount config for type "bind": bind source path does not exist: {mount.source}'
+        )
+    return pb.MountPoint(
+        type="bind",
+        source=posixpath.normpath(mount.source),
+        destination=destination,
+        read_write=not mount.read_only,
+        propagation=mount.bind.propagation or "rprivate",
+    )
+
+
+def _volume_point(
+    volumes: VolumeService,
+    name: str,
+    destination: str,
+    *,
+    driver: str = "",
+    options: dict[str, str] | None = None,
+    labels: dict[str, str] | None = None,
+    mode: str = "",
+    read_write: bool = True,
+) -> pb.MountPoint:
+    volume = volumes.create(name, driver=driver, options=options, labels=labels)
+    return pb.MountPoint(
+        type="volume",
+        name=volume.name,
+        source=os.fspath(volume.mountpoint),
+        destination=destination,
+        driver="local",
+        mode=mode,
+        read_write=read_write,
+    )
+
+
+def oci_mounts(container: pb.Container) -> list[Json]:
+    """The mounts as the runtime makes them, with missing bind sources made as Docker makes them."""
+    host = container.host_config
+    mounts = {posixpath.normpath(mount.target): mount for mount in host.mounts}
+    result = [
+        _tmpfs(destination, options.split(",") if options else [])
+        for destination, options in host.tmpfs.items()
+    ]
+    for point in container.mounts:
+        asked = mounts.get(point.destination, pb.Mount())
+        if point.type == "tmpfs":
+            result.append(_tmpfs(point.destination, _tmpfs_options(asked)))
+        else:
+            result.append(_bind(point, asked))
+    return result
+
+
+def _bind(point: pb.MountPoint, asked: pb.Mount) -> Json:
+    source = point.source
+    if point.type == "bind" and not os.path.lexists(source):
+        os.makedirs(source, mode=0o755, exist_ok=True)
+    recursive = not asked.bind.non_recursive
+    options = ["rbind" if recursive else "bind", point.propagation or "rprivate"]
+    if not point.read_write:
+        plain = asked.bind.read_only_non_recursive or not recursive
+        options.append("ro" if plain else "rro")
+    return {
+        "destination": point.destination,
+        "type": "bind",
+        "source": source,
+        "options": options,
+    }
+
+
+def _tmpfs(destination: str, options: Sequence[str]) -> Json:
+    defaults = ["noexec", "nosuid", "nodev", "rprivate"]
+    opposites = {"exec": "noexec", "suid": "nosuid", "dev": "nodev"}
+    replaced = {opposites.get(option) for option in options}
+    return {
+        "destination": posixpath.normpath(destination),
+        "type": "tmpfs",
+        "source": "tmpfs",
+        "options": [option for option in defaults if option not in replaced] + list(options),
+    }
+
+
+def _tmpfs_options(mount: pb.Mount) -> list[str]:
+    options = ["ro"] if mount.read_only else []
+    if mount.tmpfs.size_bytes:
+        options.append(f"size={mount.tmpfs.size_bytes}")
+    if mount.tmpfs.mode:
+        options.append(f"mode={mount.tmpfs.mode:o}")
+    return options + ["=".join(option.values) for option in mount.tmpfs.options]

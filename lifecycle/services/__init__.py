@@ -1,0 +1,1 @@
+"""Library of lifecycle: the gRPC servicers; each converts, calls one function, converts."""

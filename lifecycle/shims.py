@@ -1,0 +1,119 @@
+"""Library of lifecycle: the zygote that it keeps, and its connection to each container's shim.
+
+The zygote is started once and started again when it dies; shims do not care. A shim that was forked
+by an earlier lifecycle is found again by its socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from common.errors import Unavailable
+from common.paths import Paths
+from shim.client import ShimClient, ZygoteClient
+from shim.protocol import Message
+
+log = logging.getLogger(__name__)
+
+RESTART_SECONDS = 0.2  # between two starts of a zygote that dies at once
+
+OnEvent = Callable[[Message], None]
+OnClose = Callable[[], None]
+
+
+class Shim:
+    """One shim, as seen from lifecycle. Calls raise ShimError, or Unavailable if it is gone."""
+
+    def __init__(self, client: ShimClient) -> None:
+        self._client = client
+
+    async def call(self, op: str, fds: Sequence[int] = (), **fields: Any) -> Message:
+        return await self._client.call(op, fields, fds)
+
+    def close(self) -> None:
+        self._client.close()
+
+
+async def reconnect(paths: Paths, container_id: str, on_event: OnEvent, on_close: OnClose) -> Shim:
+    """The shim that an earlier lifecycle had forked; raises OSError if there is none."""
+    path = paths.shim(container_id) / "shim.sock"
+    return Shim(await ShimClient.connect(path, on_event, on_close))
+
+
+class Zygote:
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+        self._client: ZygoteClient | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._ready = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        self._paths.shims.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._keeper = asyncio.create_task(self._keep(), name="zygote")
+
+    async def close(self) -> None:
+        """The zygote ends when its connection does."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        if self._client is not None:
+            self._client.close()
+        if self._process is not None:
+            await self._process.wait()
+
+    async def fork(self, container_id: str, on_event: OnEvent, on_close: OnClose) -> Shim:
+        """A new shim, with its events subscribed to."""
+        sock = await self._fork(container_id)
+        client = ShimClient(sock, on_event, on_close)
+        try:
+            await client.call("subscribe")
+        except BaseException:
+            client.close()
+            raise
+        return Shim(client)
+
+    async def _fork(self, container_id: str) -> socket.socket:
+        for _ in range(2):  # once more where the zygote has just died
+            await self._ready.wait()
+            if self._client is None:
+                continue
+            try:
+                return (await self._client.fork(container_id, self._paths.exec_root))[1]
+            except Unavailable:
+                self._ready.clear()
+        raise Unavailable("the process that starts containers died; try again")
+
+    async def _keep(self) -> None:
+        while True:
+            closed = asyncio.Event()
+            await self._spawn(closed)
+            self._ready.set()
+            await closed.wait()
+            self._ready.clear()
+            if self._process is not None:
+                await self._process.wait()
+            log.warning("the zygote died, starting another")
+            await asyncio.sleep(RESTART_SECONDS)
+
+    async def _spawn(self, closed: asyncio.Event) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "shim.zygote",
+                str(theirs.fileno()),
+                os.fspath(self._paths.exec_root),
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        self._client = ZygoteClient(ours, closed.set)

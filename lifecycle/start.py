@@ -1,0 +1,268 @@
+"""Library of lifecycle: starting a container. This is the path that a user waits for.
+
+The shim is forked while the rest is prepared; nothing here waits for a disk. A start that fails
+takes back what it made: addresses, ports, the shim and its bundle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import socket
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from common.errors import Conflict, EngineError, InvalidArgument
+from lifecycle import attachment, mountpoints, security, spec
+from lifecycle._pb import containers_pb2 as pb
+from lifecycle._pb.containers_pb2 import Ulimit
+from lifecycle.container import Container, Outcome, release
+from lifecycle.engine import Engine
+from lifecycle.logging_options import log_config
+from lifecycle.runtimes import find_runtime
+from lifecycle.shims import Shim
+from shim.protocol import ShimError
+
+log = logging.getLogger(__name__)
+
+DEFAULT_CGROUP_PARENT = "/longshore"
+
+CANNOT_INVOKE, NOT_FOUND, OTHER_FAILURE = 126, 127, 128
+
+_PREFIX = (
+    "failed to create task for container: failed to create shim task: OCI runtime create failed: "
+    "runc create failed: unable to start container process: "
+)
+
+
+async def ensure_shim(engine: Engine, container: Container) -> Shim:
+    """The container's shim, forked if there is none: at the start, or at an attach before it."""
+    if container.shim is None:
+        engine.paths.shim(container.id).mkdir(mode=0o700, exist_ok=True)
+        shim = await engine.zygote.fork(
+            container.id,
+            lambda event: engine.on_shim_event(container, event),
+            lambda: engine.on_shim_close(container),
+        )
+        if container.shim is None:
+            container.shim = shim
+        else:
+            shim.close()  # an attach and a start came at once; this one ends by itself
+    return container.shim
+
+
+async def start_locked(engine: Engine, container: Container) -> None:
+    """Run the container's process; the caller holds its lock and has checked its status."""
+    shim_task = asyncio.ensure_future(ensure_shim(engine, container))
+    try:
+        await _start(engine, container, shim_task)
+    except BaseException as error:
+        release_network(engine, container)
+        await _discard_shim(engine, container, shim_task)
+        if isinstance(error, EngineError):
+            raise await _start_failed(engine, container, error) from error
+        raise
+
+
+async def _start(engine: Engine, container: Container, shim_task: asyncio.Future[Shim]) -> None:
+    record = container.record
+    sockets: list[socket.socket] = []
+    try:
+        network = attachment.attach(engine, container, sockets)
+        bundle = engine.paths.shim(container.id)
+        (bundle / "rootfs").mkdir(mode=0o700, parents=True, exist_ok=True)
+        around = _surroundings(engine, container)
+        (bundle / "config.json").write_bytes(orjson.dumps(spec.build(record, around)))
+        shim = await shim_task
+        answer = await shim.call(
+            "start",
+            [item.fileno() for item in sockets],
+            bundle=os.fspath(bundle),
+            state_root=os.fspath(engine.paths.runtime_state),
+            rootfs_mounts=_rootfs_mounts(engine, container.id),
+            seccomp_bpf=_seccomp(engine, record.host_config),
+            stdin_open=record.config.open_stdin,
+            stdin_once=record.config.stdin_once,
+            log=log_config(record),
+            runtime=_runtime(engine, record.host_config.runtime),
+            cgroup_parent=record.host_config.resources.cgroup_parent or DEFAULT_CGROUP_PARENT,
+            **network,
+        )
+    finally:
+        for item in sockets:
+            item.close()
+    _started(engine, container, answer)
+
+
+def _started(engine: Engine, container: Container, answer: dict[str, Any]) -> None:
+    state = container.record.state
+    engine.containers.transition(container, pb.RUNNING)
+    state.pid = int(answer["pid"])
+    state.started_at = int(answer["started_at"])
+    state.exit_code, state.error, state.oom_killed = 0, "", False
+    engine.containers.save(container)
+    engine.publish(container, "start")
+
+
+async def _discard_shim(
+    engine: Engine, container: Container, shim_task: asyncio.Future[Shim]
+) -> None:
+    """A shim whose start failed ends by itself; one that was never asked to start is told to."""
+    with suppress(EngineError, asyncio.CancelledError):
+        await (await shim_task).call("abandon")
+    shim, container.shim = container.shim, None
+    if shim is not None:
+        shim.close()
+    discard_bundle(engine.paths.shim(container.id))
+
+
+async def _start_failed(engine: Engine, container: Container, error: EngineError) -> EngineError:
+    """Docker's record of a failed start, and Docker's error for it."""
+    translated = translate(error)
+    state = container.record.state
+    state.error = str(translated)
+    state.exit_code = _exit_code(error)
+    engine.containers.save_state(container)
+    if container.record.host_config.auto_remove:
+        engine.on_start_failed(container)
+    else:
+        release(container.exit_waiters, Outcome(state.exit_code, state.error))
+    return translated
+
+
+def _exit_code(error: EngineError) -> int:
+    """Docker's daemon/errors.go, translateContainerdStartErr."""
+    text = str(error)
+    if "permission denied" in text or "is a directory" in text:
+        return CANNOT_INVOKE
+    if isinstance(error, ShimError) and (
+        "executable file not found" in text or "no such file or directory" in text
+    ):
+        return NOT_FOUND
+    return OTHER_FAILURE
+
+
+def translate(error: EngineError) -> EngineError:
+    """The client's text for what the runtime reports; other errors have it already."""
+    if not isinstance(error, ShimError) or error.step is None:
+        return error
+    text = str(error)
+    if error.step == "user":
+        return EngineError(text)
+    if "not a directory" in text:
+        text += (
+            ": Are you trying to mount a directory onto a file (or vice-versa)? Check if the "
+            "specified host path exists and is the expected type"
+        )
+    kind = InvalidArgument if _exit_code(error) != OTHER_FAILURE else EngineError
+    return kind(_PREFIX + text)
+
+
+def release_network(engine: Engine, container: Container) -> None:
+    attachment.detach(engine, container)
+
+
+def _surroundings(engine: Engine, container: Container) -> spec.Surroundings:
+    record = container.record
+    options = engine.options
+    host = record.host_config
+    chosen = security.parse(host.security_opt.values)
+    return spec.Surroundings(
+        mounts=mountpoints.oci_mounts(record),
+        files=attachment.files(engine, container),
+        namespaces=_joined(engine, host),
+        shm_path=_joined_shm(engine, host),
+        cgroup_version=engine.cgroup_version,
+        hostname=record.config.hostname,
+        no_new_privileges=(
+            options.no_new_privileges
+            if chosen.no_new_privileges is None
+            else chosen.no_new_privileges
+        ),
+        apparmor=chosen.apparmor,
+        init_path=_init_path(engine, host),
+        default_ulimits=[
+            Ulimit(name=limit.name, soft=limit.soft, hard=limit.hard)
+            for limit in options.default_ulimits
+        ],
+        cgroup_parent=options.cgroup_parent or DEFAULT_CGROUP_PARENT,
+    )
+
+
+def _joined(engine: Engine, host: pb.HostConfig) -> dict[str, str]:
+    """Namespaces of other containers, by path."""
+    joined = {}
+    for kind, name, mode in (
+        ("network", "net", host.network_mode),
+        ("pid", "pid", host.pid_mode),
+        ("ipc", "ipc", host.ipc_mode),
+    ):
+        if mode.startswith("container:"):
+            joined[kind] = f"/proc/{_joined_pid(engine, mode)}/ns/{name}"
+    return joined
+
+
+def _joined_shm(engine: Engine, host: pb.HostConfig) -> str:
+    if not host.ipc_mode.startswith("container:"):
+        return ""
+    return f"/proc/{_joined_pid(engine, host.ipc_mode)}/root/dev/shm"
+
+
+def _joined_pid(engine: Engine, mode: str) -> int:
+    other = engine.containers.find(mode.removeprefix("container:"))
+    if not other.has_process:
+        raise Conflict(f"cannot join network namespace of a non running container: {other.id}")
+    return other.record.state.pid
+
+
+def _init_path(engine: Engine, host: pb.HostConfig) -> str:
+    wanted = host.init if host.HasField("init") else engine.options.init
+    if not wanted:
+        return ""
+    path = engine.options.init_path or "/usr/bin/docker-init"
+    if not os.path.exists(path):
+        raise InvalidArgument(
+            f"--init needs an init program, and {path} does not exist: see --init-path"
+        )
+    return path
+
+
+def _rootfs_mounts(engine: Engine, container_id: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "type": mount.type,
+            "source": mount.source,
+            "destination": mount.destination,
+            "options": list(mount.options),
+        }
+        for mount in engine.images.container_mounts(container_id)
+    ]
+
+
+def _seccomp(engine: Engine, host: pb.HostConfig) -> str | None:
+    found = security.filter_for(host, engine.paths.seccomp, engine.options.seccomp_profile)
+    return None if found is None else os.fspath(found)
+
+
+def _runtime(engine: Engine, name: str) -> list[str] | None:
+    found = find_runtime(engine.options, name)
+    return None if found is None else [found.path, *found.arguments]
+
+
+def discard_bundle(bundle: Path) -> None:
+    """The exit has been taken: nothing of the run is needed any more."""
+    for name in ("exit", "shim.sock", "config.json"):
+        (bundle / name).unlink(missing_ok=True)
+    with suppress(OSError):
+        (bundle / "rootfs").rmdir()
+    try:
+        bundle.rmdir()
+    except FileNotFoundError:
+        return
+    except OSError:
+        shutil.rmtree(bundle, ignore_errors=True)

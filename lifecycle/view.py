@@ -1,0 +1,111 @@
+"""Library of lifecycle: what callers are told of a container: its record and what only now is
+known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from functools import cache
+
+import orjson
+
+from common.errors import EngineError
+from lifecycle import status
+from lifecycle._pb import containers_pb2 as pb
+from lifecycle.container import Container
+from lifecycle.engine import Engine
+from lifecycle.volumes import tree_size
+
+
+async def inspect(engine: Engine, container: Container, *, size: bool) -> pb.Container:
+    """A copy of the record with everything that ``docker inspect`` shows."""
+    record = pb.Container()
+    record.CopyFrom(container.record)
+    record.exec_ids.extend(item.id for item in container.execs.values() if item.exit_code is None)
+    record.snapshot.update(engine.images.details.container_snapshot(container.id))
+    if not record.host_config.network_mode.startswith("container:"):
+        record.resolv_conf_path = f"{record.directory}/resolv.conf"
+        record.hostname_path = f"{record.directory}/hostname"
+        record.hosts_path = f"{record.directory}/hosts"
+    if size:
+        await _add_sizes(engine, container, record)
+    return record
+
+
+async def summary(engine: Engine, container: Container, *, size: bool) -> pb.Container:
+    """For a list: the record, and the name that its image has now."""
+    if not size:
+        container.record.image_ref = image_reference(engine, container)
+        return container.record
+    record = pb.Container()
+    record.CopyFrom(container.record)
+    record.image_ref = image_reference(engine, container)
+    await _add_sizes(engine, container, record)
+    return record
+
+
+def image_reference(engine: Engine, container: Container) -> str:
+    """What the client named, as long as that still means the same image; else the id."""
+    record = container.record
+    try:
+        found = engine.images.resolve(record.config.image).id
+    except EngineError:
+        found = ""
+    return record.config.image if found == record.image_id else record.image_id
+
+
+async def _add_sizes(engine: Engine, container: Container, record: pb.Container) -> None:
+    record.size_rw = await layer_size(engine, container)
+    try:
+        image_size = engine.images.resolve(record.image_id).size
+    except EngineError:
+        image_size = 0  # its image was removed by force
+    record.size_root_fs = record.size_rw + image_size
+
+
+async def layer_size(engine: Engine, container: Container) -> int:
+    """Bytes of the container's own layer."""
+    upper = engine.images.details.container_upper(container.id)
+    return await asyncio.to_thread(tree_size, upper)
+
+
+def log(container: Container) -> pb.Log:
+    record = container.record
+    return pb.Log(
+        driver=record.host_config.log_config.type,
+        path=record.log_path,
+        tty=record.config.tty,
+        running=container.has_process or container.status == status.RESTARTING,
+        container_id=container.id,
+        config=dict(record.host_config.log_config.config),
+    )
+
+
+async def stats(container: Container) -> pb.Stats:
+    """The shim's counters, and the host's to compare them with."""
+    result = pb.Stats(
+        id=container.id,
+        name=container.name,
+        memory_limit=container.record.host_config.resources.memory or total_memory(),
+        system_cpu=system_cpu(),
+        online_cpus=os.cpu_count() or 1,
+    )
+    if container.shim is not None and container.has_process:
+        try:
+            result.json = orjson.dumps(await container.shim.call("stats"))
+        except EngineError:
+            return result  # it has just ended
+    return result
+
+
+@cache
+def total_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def system_cpu() -> int:
+    """Nanoseconds that all CPUs have spent since boot, idle time included (proc(5), /proc/stat)."""
+    with open("/proc/stat") as file:
+        fields = file.readline().split()[1:8]
+    return sum(map(int, fields)) * (1_000_000_000 // os.sysconf("SC_CLK_TCK"))
