@@ -65,15 +65,15 @@ def masks(capabilities: Capabilities | None) -> Masks:
 
 
 def limit_bounding(wanted: Masks, last_capability: int) -> None:
-    for number in range(last_capability + 1):
-        if not wanted.bounding >> number & 1:
-            syscalls.prctl(syscalls.PR_CAPBSET_DROP, number)
+    numbers = range(last_capability + 1)
+    syscalls.drop_from_bounding([each for each in numbers if not wanted.bounding >> each & 1])
 
 
 def apply(wanted: Masks, last_capability: int) -> None:
     syscalls.capset(wanted.effective, wanted.permitted, wanted.inheritable)
     syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_CLEAR_ALL)
-    for number in range(last_capability + 1):
-        # The kernel refuses what is not also permitted and inheritable; runc only warns of it.
-        if (wanted.ambient & wanted.permitted & wanted.inheritable) >> number & 1:
+    # The kernel refuses what is not also permitted and inheritable; runc only warns of it.
+    ambient = wanted.ambient & wanted.permitted & wanted.inheritable
+    for number in range(last_capability + 1) if ambient else ():
+        if ambient >> number & 1:
             syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_RAISE, number)

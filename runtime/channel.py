@@ -7,6 +7,7 @@ file means that the other side is gone, or, after "start", that the program is e
 from __future__ import annotations
 
 import array
+import os
 import socket
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +41,10 @@ class Channel:
         # socket.send_fds drops its flags (3.11), and SIGPIPE has its default action in the child.
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         self.socket.sendmsg([data], rights, socket.MSG_NOSIGNAL)
+
+    def write(self, kind: str, **fields: object) -> None:
+        """``send`` by write(2), the one call that a filter with a listener may not be about."""
+        os.write(self.socket.fileno(), orjson.dumps({"kind": kind, **fields}))
 
     def receive(self) -> Message | None:
         """The next message; None at end of file. A failure of the other side is raised."""

@@ -71,12 +71,14 @@ def create(
     on_namespaces: OnNamespaces | None = None,
     detached: bool = False,
     preserve_fds: int = 0,
+    no_pivot: bool = False,
 ) -> InitProcess:
     """Make the container up to, but without, the execution of its program.
 
     ``rootfs_mounts`` are made on root.path, before anything else and only in the container's mount
     namespace. ``on_namespaces`` is called here with init's pid as soon as its namespaces exist,
     while the child mounts; it sets up the network. ``detached`` lets init outlive this process.
+    ``no_pivot`` is for hosts whose own root is an initramfs, where pivot_root is not possible.
     """
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     with ExitStack() as undo:
@@ -87,7 +89,9 @@ def create(
         preparation.join_namespaces()
         manager = _make_cgroup(spec, container_id, undo)
         preparation.open(manager, rootfs_mounts, seccomp_bpf, preserve_fds)
-        plan = preparation.plan(_make_fifo(directory, preparation) if detached else -1)
+        plan = preparation.plan(
+            fifo=_make_fifo(directory, preparation) if detached else -1, no_pivot=no_pivot
+        )
         if not detached:
             os.mkfifo(directory / FIFO, 0o600)
         process = _Process(plan, manager, on_namespaces)
@@ -95,8 +99,11 @@ def create(
         process.clone()
         preparation.close()
         _write_oom_score(process.pid, spec.process.oom_score_adj)
-        process.serve_until_ready()
+        # Now, while the child is busy; its status is asked of the kernel and not stored.
         saved = _save(process, manager, directory, bundle)
+        process.serve_until_ready()
+        if process.pid != saved.pid:
+            saved = _save(process, manager, directory, bundle)
         undo.pop_all()
     channel: Channel | None = process.channel
     if detached:
@@ -146,10 +153,10 @@ def start_detached(saved: State, spec: Spec) -> None:
 
 def _poststart(saved: State, spec: Spec) -> None:
     if spec.hooks.poststart:
-        hooks.run_all("poststart", spec.hooks.poststart, _hook_state(saved, "running"))
+        hooks.run_all("poststart", spec.hooks.poststart, hook_state(saved, "running"))
 
 
-def _hook_state(saved: State, status: str) -> bytes:
+def hook_state(saved: State, status: str) -> bytes:
     return hooks.state_json(
         oci_version=saved.oci_version,
         container_id=saved.id,
@@ -284,7 +291,9 @@ class _Process:
             self._run_hooks()
             self.channel.send("hooked", pid=self.pid)
         elif message.kind == "listener":
-            self._forward_listener(message.fds[0])
+            profile = self.plan.spec.linux.seccomp
+            document = self._document()
+            listener.forward(self.channel, message, profile, document, self.pid, self.pidfd)
 
     def _adopt(self, message: Message) -> None:
         os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
@@ -306,14 +315,6 @@ class _Process:
         given = self.plan.spec.hooks
         hooks.run_all("prestart", given.prestart, self._document())
         hooks.run_all("createRuntime", given.create_runtime, self._document())
-
-    def _forward_listener(self, fd: int) -> None:
-        profile = self.plan.spec.linux.seccomp
-        try:
-            if profile is not None:
-                listener.send(profile, fd, self._document(), self.pid)
-        finally:
-            os.close(fd)
 
     def _death(self) -> RuntimeFailure:
         """It closed the channel without a word."""

@@ -7,15 +7,16 @@ before, as init cannot be seen by number from inside.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
-from runtime import joining, namespaces, procfs, program, state, syscalls, validate
+from runtime import joining, listener, namespaces, procfs, program, state, syscalls, validate
 from runtime.cgroups import manager as cgroup_manager
 from runtime.channel import Channel
-from runtime.create import Stdio
+from runtime.create import Stdio, hook_state
 from runtime.errors import RuntimeFailure, WrongStatus
 from runtime.spec import Process, Seccomp
 from runtime.state import State
@@ -38,12 +39,14 @@ def exec_process(
     seccomp_bpf: bytes | None = None,
     seccomp: Seccomp | None = None,
     preserve_fds: int = 0,
+    ignore_paused: bool = False,
 ) -> ExecProcess:
     """Returns when execve has succeeded."""
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     validate.check_user(process.user)
-    if seccomp is not None and seccomp.listener_path:
-        raise RuntimeFailure("seccomp", "exec with a seccomp listener is not supported")
+    if not ignore_paused and cgroup_manager(saved.cgroup_path).frozen():
+        text = "cannot exec in a paused container (use --ignore-paused to override)"
+        raise WrongStatus("exec", text)
     with ExitStack() as opened:
         plan, clone_fd, pid_namespace = _prepare(
             saved,
@@ -60,7 +63,7 @@ def exec_process(
             if pid == 0:
                 joining.run(plan, theirs)
         theirs.close()
-        return ExecProcess(pid, pidfd, _wait_for_exec(ours, pidfd))
+        return _wait_for_exec(ours, ExecProcess(pid, pidfd, None), saved, seccomp)
 
 
 def _prepare(
@@ -78,10 +81,6 @@ def _prepare(
 
     init_pidfd = own(state.init_pidfd(saved))
     manager = cgroup_manager(saved.cgroup_path)
-    if manager.frozen():
-        raise WrongStatus(
-            "exec", "cannot exec in a paused container (use --ignore-paused to override)"
-        )
     flags, pid_namespace = 0, None
     for kind in saved.namespaces:
         flag, name = namespaces.TYPES[kind]
@@ -113,18 +112,28 @@ def _prepare(
     return plan, -1 if clone_fd is None else clone_fd, pid_namespace
 
 
-def _wait_for_exec(channel: Channel, pidfd: int) -> int | None:
-    """The console, once the program runs: end of file after "ready" is execve's CLOEXEC."""
-    console: int | None = None
+def _wait_for_exec(
+    channel: Channel, process: ExecProcess, saved: State, profile: Seccomp | None
+) -> ExecProcess:
+    """Until the program runs: end of file after "ready" is execve's CLOEXEC."""
+    ready = False
     try:
-        message = channel.expect("ready")
-        console = message.fds[0] if message.fds else None
-        channel.receive()
+        while (message := channel.receive()) is not None:
+            if message.kind == "ready":
+                ready = True
+                if message.fds:
+                    process = dataclasses.replace(process, console=message.fds[0])
+            elif message.kind == "listener":
+                document = hook_state(saved, "running")
+                listener.forward(channel, message, profile, document, process.pid, process.pidfd)
+        if not ready:
+            raise RuntimeFailure("exec", "the process ended before it executed its program")
     except BaseException:
-        if console is not None:
-            os.close(console)
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
-        os.close(pidfd)
+        if process.console is not None:
+            os.close(process.console)
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)
+        os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED)
+        os.close(process.pidfd)
         raise
-    return console
+    return process

@@ -82,8 +82,7 @@ def _become(
     output: int,
 ) -> None:
     try:
-        for number in range(1, 65):
-            syscalls.default_signal(number)
+        syscalls.default_signals()
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.chdir("/")
         for number, fd in enumerate((stdin, output, output)):

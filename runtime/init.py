@@ -55,6 +55,7 @@ class Plan:
     cgroup_clone_fd: int | None
     stdio: tuple[int, int, int] | None
     procfs: int
+    no_pivot: bool
     fifo: int  # -1: "start" comes over the channel
     keep: list[int] = field(default_factory=list)  # all of the above, for close_range
 
@@ -174,7 +175,8 @@ def isolate_mounts(child: Child) -> None:
     host = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     syscalls.mount_setattr(host, propagation=syscalls.MS_SLAVE, recursive=True)
     os.close(host)
-    rootfs.attach_root(child.plan.root_tree, child.plan.rootfs)
+    at = "/" if child.plan.no_pivot else child.plan.rootfs
+    rootfs.attach_root(child.plan.root_tree, at)
 
 
 def make_mounts(child: Child) -> None:
@@ -240,7 +242,10 @@ def run_hooks(child: Child, name: str, status: str) -> None:
 
 
 def enter_root(child: Child) -> None:
-    rootfs.pivot(child.plan.root_tree)
+    if child.plan.no_pivot:
+        rootfs.move_to_root(child.plan.root_tree)
+    else:
+        rootfs.pivot(child.plan.root_tree)
     program.forbid_imports()
 
 
@@ -299,9 +304,7 @@ def restrict(child: Child) -> None:
     if personality is not None:
         syscalls.personality(program.PERSONALITIES[personality.domain])
     listener = program.restrict(prepared, identity, child.plan.procfs)
-    if listener is not None:
-        child.channel.send("listener", (listener,))
-        os.close(listener)
+    program.offer_listener(child.channel, listener)
     program.change_user(prepared, identity)
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
 

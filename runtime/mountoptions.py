@@ -53,6 +53,7 @@ PROPAGATION: dict[str, tuple[int, bool]] = {
         "unbindable": syscalls.MS_UNBINDABLE,
     }.items()
 }
+WORDS = frozenset(("bind", "rbind", "tmpcopyup", "idmap", "ridmap"))
 NO_EFFECT = frozenset(
     ("", "async", "defaults", "nolazytime", "nomand", "iversion", "noiversion", "silent", "loud")
 )
@@ -102,7 +103,7 @@ def parse(options: tuple[str, ...]) -> MountOptions:
             recursive.add(ATTRIBUTES[option[1:]])
         elif option in PROPAGATION:
             propagation.append(PROPAGATION[option])
-        elif option in ("bind", "rbind", "tmpcopyup", "idmap", "ridmap"):
+        elif option in WORDS:
             words.add(option)
         elif option and option not in NO_EFFECT:
             data.append(option)

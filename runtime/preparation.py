@@ -13,20 +13,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from runtime import cgroupmount, init, mounts, namespaces, procfs, program, rootfs, validate
-from runtime import seccomp as seccomp_compiler
 from runtime.cgroupmount import CgroupV1
 from runtime.cgroups import Manager
 from runtime.errors import RuntimeFailure
 from runtime.mounts import Operation
 from runtime.rootpath import components
-from runtime.spec import Device, Mount, Seccomp, Spec
-
-
-def compile_seccomp(profile: Seccomp) -> bytes:
-    try:
-        return seccomp_compiler.compile(profile)
-    except ValueError as error:
-        raise RuntimeFailure("seccomp", f"unable to compile seccomp profile: {error}") from error
+from runtime.spec import Device, Mount, Spec
 
 
 class Preparation:
@@ -64,11 +56,8 @@ class Preparation:
         preserve_fds: int,
     ) -> None:
         spec = self.spec
-        filter_code = seccomp_bpf
-        if filter_code is None and spec.linux.seccomp is not None:
-            filter_code = compile_seccomp(spec.linux.seccomp)
         self.program = program.prepare(
-            spec.process, filter_code, spec.linux.seccomp, preserve_fds=preserve_fds
+            spec.process, seccomp_bpf, spec.linux.seccomp, preserve_fds=preserve_fds
         )
         self.rootfs = os.path.normpath(os.path.join(self.bundle, spec.root.path))
         roots = [self._operation(mount, manager) for mount in rootfs_mounts]
@@ -138,7 +127,7 @@ class Preparation:
         kind = stat.S_IFBLK if device.type == "b" else stat.S_IFCHR
         return rootfs.Node(device, self.own(rootfs.host_device(device.path, number, kind)))
 
-    def plan(self, fifo: int) -> init.Plan:
+    def plan(self, *, fifo: int, no_pivot: bool) -> init.Plan:
         return init.Plan(
             spec=self.spec,
             container_id=self.container_id,
@@ -155,5 +144,6 @@ class Preparation:
             stdio=self.stdio,
             procfs=self.procfs,
             fifo=fifo,
+            no_pivot=no_pivot,
             keep=self.keep,
         )

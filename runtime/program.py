@@ -19,19 +19,14 @@ import sys
 from dataclasses import dataclass
 
 from runtime import capabilities, lsm, scheduling, syscalls, users
+from runtime import seccomp as seccomp_compiler
 from runtime.capabilities import Masks
+from runtime.channel import Channel
 from runtime.errors import RuntimeFailure, reason
 from runtime.spec import Process, Seccomp
 
 RLIM_INFINITY = (1 << 64) - 1
-SIGNALS = 64
 PERSONALITIES = {"LINUX": 0x0000, "LINUX32": 0x0008}  # linux/personality.h
-SECCOMP_FLAGS = {
-    "SECCOMP_FILTER_FLAG_TSYNC": syscalls.SECCOMP_FILTER_FLAG_TSYNC,
-    "SECCOMP_FILTER_FLAG_LOG": syscalls.SECCOMP_FILTER_FLAG_LOG,
-    "SECCOMP_FILTER_FLAG_SPEC_ALLOW": syscalls.SECCOMP_FILTER_FLAG_SPEC_ALLOW,
-    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": syscalls.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +64,8 @@ def prepare(
             raise RuntimeFailure(
                 "config", f"preserved file descriptor {number} is not open"
             ) from error
+    if seccomp is not None and seccomp_bpf is None:
+        seccomp_bpf = seccomp_compiler.compile(seccomp)
     return Program(
         process=process,
         masks=capabilities.masks(process.capabilities),
@@ -77,7 +74,7 @@ def prepare(
         scheduling=scheduling.prepare(process),
         lsm=lsm.prepare(process),
         seccomp_bpf=seccomp_bpf,
-        seccomp_flags=_seccomp_flags(seccomp),
+        seccomp_flags=seccomp_compiler.flags(seccomp) if seccomp else 0,
         preserve_fds=preserve_fds,
     )
 
@@ -96,17 +93,6 @@ def _rlimit(name: str, soft: int, hard: int) -> tuple[int, int, int]:
     )
 
 
-def _seccomp_flags(seccomp: Seccomp | None) -> int:
-    flags = 0
-    for name in seccomp.flags if seccomp else ():
-        if name not in SECCOMP_FLAGS:
-            raise RuntimeFailure("config", f"unknown seccomp flag: {name}")
-        flags |= SECCOMP_FLAGS[name]
-    if seccomp and seccomp.listener_path:
-        flags |= syscalls.SECCOMP_FILTER_FLAG_NEW_LISTENER
-    return flags
-
-
 # What follows runs in the child.
 
 
@@ -118,8 +104,8 @@ def detach_from_parent(keep: list[int], *, die_with_parent: bool) -> None:
     gc.disable()
     close_all_but(keep)
     os.setsid()
-    for number in range(1, SIGNALS + 1):
-        syscalls.default_signal(number)
+    # Python ignores SIGPIPE and SIGXFSZ, and execve would keep that.
+    syscalls.default_signals()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.umask(0o022)
 
@@ -197,6 +183,14 @@ def restrict(program: Program, identity: users.Identity, procfs: int) -> int | N
         if not program.wants_listener:
             return None  # execute() does it
     return install_seccomp(program)
+
+
+def offer_listener(channel: Channel, fd: int | None) -> None:
+    """The parent takes it by pidfd_getfd: sendmsg may be what the filter asks about."""
+    if fd is not None:
+        channel.write("listener", fd=fd)
+        channel.expect("taken")
+        os.close(fd)
 
 
 def change_user(program: Program, identity: users.Identity) -> None:

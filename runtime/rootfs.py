@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from runtime import mountoptions, mounts, syscalls
@@ -114,6 +115,13 @@ def pivot(tree: int) -> None:
         os.close(host)
 
 
+def move_to_root(tree: int) -> None:
+    """Child, with --no-pivot: the tree lies over "/", and the host's mounts stay below it."""
+    os.fchdir(tree)
+    os.chroot(".")
+    os.chdir("/")
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """A device to make; ``tree`` is the host's node where mknod is not possible."""
@@ -123,39 +131,43 @@ class Node:
 
 
 def make_devices(root: Root, nodes: Sequence[Node]) -> None:
-    for node in nodes:
-        try:
-            _make_device(root, node)
-        except OSError as error:
-            path = node.device.path
-            text = f"error creating device nodes: mknod {path}: {reason(error.errno or 0)}"
-            raise RuntimeFailure("devices", text, errno=error.errno or 0, path=path) from error
+    with ExitStack() as opened:
+        directories: dict[str, int] = {}
+        for node in nodes:
+            path, _, name = node.device.path.rpartition("/")
+            try:
+                if path not in directories:
+                    directories[path] = root.make_directory(path)
+                    opened.callback(os.close, directories[path])
+                _make_device(directories[path], name, node)
+            except OSError as error:
+                text = (
+                    f"error creating device nodes: mknod {path}/{name}: {reason(error.errno or 0)}"
+                )
+                raise RuntimeFailure("devices", text, errno=error.errno or 0, path=path) from error
 
 
-def _make_device(root: Root, node: Node) -> None:
+def _make_device(directory: int, name: str, node: Node) -> None:
     device = node.device
     if node.tree >= 0:
-        target = root.make_file(device.path)
+        flags = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_RDONLY | os.O_NONBLOCK
+        os.close(os.open(name, flags, 0o644, dir_fd=directory))
+        target = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
         syscalls.move_mount(node.tree, target)
         os.close(target)
         os.close(node.tree)
         return
+    # The umask is 0.
     mode = 0o666 if device.file_mode is None else stat.S_IMODE(device.file_mode)
-    directory, name = root.parent(device.path)
+    number = os.makedev(device.major, device.minor)
     try:
-        number = os.makedev(device.major, device.minor)
-        try:
-            os.mknod(name, TYPE_BITS[device.type] | mode, number, dir_fd=directory)
-        except FileExistsError:
-            _check_existing(directory, name, device, number)
+        os.mknod(name, TYPE_BITS[device.type] | mode, number, dir_fd=directory)
+    except FileExistsError:
+        _check_existing(directory, name, device, number)
+        # A device, as we have seen, and not a link; the directory is the container's own.
+        os.chmod(name, mode, dir_fd=directory)
+    if device.uid or device.gid:
         os.chown(name, device.uid or 0, device.gid or 0, dir_fd=directory, follow_symlinks=False)
-        # The umask applied to mknod. The name is a device that we made or looked at, never a link.
-        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-        if stat.S_IMODE(os.fstat(fd).st_mode) != mode:
-            os.chmod(name, mode, dir_fd=directory)
-        os.close(fd)
-    finally:
-        os.close(directory)
 
 
 def _check_existing(directory: int, name: str, device: Device, number: int) -> None:

@@ -16,6 +16,7 @@ from runtime.program import PERSONALITIES
 from runtime.rootfs import TYPE_BITS
 from runtime.spec import Device, Spec, User
 
+OCI_VERSION = "1.3.0"
 MAX_ID = 0xFFFFFFFF
 VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)(-.+)?")
 
