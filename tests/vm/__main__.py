@@ -1,0 +1,28 @@
+"""Command ``python -m tests.vm [pytest arguments]``: run tests on cgroup v2, in a virtual machine.
+
+As root on Debian. ``--exec COMMAND...`` runs something else instead of pytest.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tests.vm import machine
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TIMEOUT = 1800.0
+
+
+def main(arguments: list[str]) -> int:
+    if arguments[:1] == ["--exec"]:
+        command = arguments[1:]
+    else:
+        # Emulation makes everything some ten times slower.
+        pytest = ["-m", "pytest", "-p", "no:cacheprovider", "-o", "timeout=300"]
+        command = [sys.executable, *pytest, *arguments]
+    return machine.run(REPOSITORY, command, TIMEOUT)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
