@@ -12,7 +12,7 @@ import os
 import secrets
 import socket
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import orjson
@@ -24,6 +24,8 @@ from compat_api.request import Request
 from lifecycle._pb import types_pb2 as pb
 
 CHUNK = 256 * 1024
+# Longer than the cancellation of a call takes to arrive.
+CANCEL_SECONDS = 5.0
 _ANSWER_SIZE = 4096
 
 
@@ -51,13 +53,18 @@ async def upload(request: Request, source: AsyncIterable[bytes]) -> AsyncIterato
 
     A source that fails cancels the block: a tar that ends early must not look complete.
     """
-    with _pair() as (ours, theirs):
+    with ExitStack() as sockets:
+        ours, theirs = sockets.enter_context(_pair())
         token = await send_descriptor(request.engine.paths, theirs.fileno())
         theirs.close()
         owner = asyncio.current_task()
         pump = asyncio.create_task(_pump(source, ours, owner))
         try:
             yield pb.Stream(token=token)
+        except BaseException:
+            # The call is being cancelled. Lifecycle must learn that before it reads an end.
+            asyncio.get_running_loop().call_later(CANCEL_SECONDS, sockets.pop_all().close)
+            raise
         finally:
             pump.cancel()
             await asyncio.gather(pump, return_exceptions=True)
