@@ -48,6 +48,8 @@ class Container:
     record: pb.Container
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     shim: Shim | None = None
+    # Set while the shim of a run that has ended still cleans up: its paths are not free before.
+    ending: asyncio.Future[None] | None = None
     execs: dict[str, Exec] = field(default_factory=dict)
     exit_waiters: list[asyncio.Future[Outcome]] = field(default_factory=list)
     removal_waiters: list[asyncio.Future[Outcome]] = field(default_factory=list)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from common.database import Database
 from common.options import EngineOptions
@@ -19,6 +19,8 @@ from lifecycle.shims import Zygote
 from lifecycle.streams import StreamRegistry
 from lifecycle.volumes import VolumeService
 from shim.protocol import Message
+
+Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +43,7 @@ class Engine:
     on_shim_event: Callable[[Container, Message], None]
     on_shim_close: Callable[[Container], None]
     on_start_failed: Callable[[Container], None]
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run ``work`` for as long as the engine; its failure is logged, not lost."""
@@ -49,6 +51,13 @@ class Engine:
         self._tasks.add(task)
         task.add_done_callback(self._finished)
         return task
+
+    async def finish(self, work: Coroutine[Any, Any, Result], name: str) -> Result:
+        """Do ``work`` to its end, even if the client that asked for it hangs up meanwhile."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
 
     async def cancel_tasks(self) -> None:
         for task in list(self._tasks):

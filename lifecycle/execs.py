@@ -25,6 +25,7 @@ KEPT_SECONDS = 300.0
 START_SECONDS = 10.0
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
+KILLED = 137
 
 
 @dataclass(eq=False, slots=True)
@@ -48,6 +49,13 @@ class Exec:
         self.end.set()
         self.engine.publish(self.container, "exec_die", {"execID": self.id, "exitCode": str(code)})
         asyncio.get_running_loop().call_later(KEPT_SECONDS, self.container.execs.pop, self.id, None)
+
+    def lost(self) -> None:
+        """Its container has ended; one that was never started cannot be any more."""
+        if self.was_started:
+            self.exited(KILLED)
+        else:
+            self.container.execs.pop(self.id, None)
 
     def describe(self) -> pb.Exec:
         return pb.Exec(

@@ -39,6 +39,7 @@ def on_event(engine: Engine, container: Container, event: dict[str, Any]) -> Non
     """What a shim reports."""
     match event.get("event"):
         case "exit":
+            container.ending = asyncio.get_running_loop().create_future()
             engine.spawn(exited(engine, container, event), f"exit of {describe(container)}")
         case "exec_exit":
             found = container.execs.get(event["exec_id"])
@@ -51,16 +52,18 @@ def on_event(engine: Engine, container: Container, event: dict[str, Any]) -> Non
 
 
 def on_close(engine: Engine, container: Container) -> None:
-    """The shim is gone. After an exit that is its normal end."""
+    """The shim is gone; after an exit that is its normal end."""
     shim, container.shim = container.shim, None
     if shim is not None:
         shim.close()
-    for found in container.execs.values():
-        found.exited(KILLED)
-    if container.has_process:
-        engine.spawn(lost(engine, container), f"loss of the shim of {describe(container)}")
-    else:
+    for found in list(container.execs.values()):
+        found.lost()
+    ending, container.ending = container.ending, None
+    if ending is not None:
         discard_bundle(engine.paths.shim(container.id))
+        ending.set_result(None)
+    elif container.has_process:
+        engine.spawn(lost(engine, container), f"loss of the shim of {describe(container)}")
 
 
 async def lost(engine: Engine, container: Container) -> None:

@@ -44,6 +44,8 @@ async def abandon(container: Container) -> None:
 
 
 async def _delete_files(engine: Engine, container: Container, volumes: bool) -> None:
+    if container.ending is not None:
+        await asyncio.shield(container.ending)
     discard_bundle(engine.paths.shim(container.id))
     await engine.images.remove_container(container.id)
     await asyncio.to_thread(_delete_directory, engine.paths.container(container.id))

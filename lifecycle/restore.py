@@ -83,12 +83,13 @@ async def _settle(engine: Engine, container: Container) -> None:
         return
     if container.status == status.RESTARTING and container.restart_task is None:
         container.record.state.status = pb.EXITED
-    policy = container.record.host_config.restart_policy.name
-    stopped = container.record.state.stopped_by_user
-    if container.status in (status.EXITED, status.CREATED) and (
-        (policy == "always" and container.record.state.started_at)
-        or (policy == "unless-stopped" and not stopped and container.record.state.started_at)
-    ):
+        wanted = True  # it waited for its next start
+    else:
+        policy, state = container.record.host_config.restart_policy.name, container.record.state
+        wanted = container.status == status.EXITED and (
+            policy == "always" or (policy == "unless-stopped" and not state.stopped_by_user)
+        )
+    if wanted:
         try:
             await operations.start(engine, container)
         except EngineError as error:

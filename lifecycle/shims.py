@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from common.errors import Unavailable
@@ -22,6 +23,7 @@ from shim.protocol import Message
 
 log = logging.getLogger(__name__)
 
+END_SECONDS = 5.0
 RESTART_SECONDS = 0.2  # between two starts of a zygote that dies at once
 
 OnEvent = Callable[[Message], None]
@@ -31,20 +33,40 @@ OnClose = Callable[[], None]
 class Shim:
     """One shim, as seen from lifecycle. Calls raise ShimError, or Unavailable if it is gone."""
 
-    def __init__(self, client: ShimClient) -> None:
+    def __init__(self, on_close: OnClose) -> None:
+        self._gone = asyncio.Event()
+        self._on_close = on_close
+        self._client: ShimClient | None = None
+
+    def use(self, client: ShimClient) -> None:
         self._client = client
 
     async def call(self, op: str, fds: Sequence[int] = (), **fields: Any) -> Message:
+        if self._client is None:
+            raise Unavailable("the shim is gone")
         return await self._client.call(op, fields, fds)
 
     def close(self) -> None:
-        self._client.close()
+        if self._client is not None:
+            self._client.close()
+
+    async def gone(self) -> None:
+        """Wait for the end of a shim that was told to end, but not for ever."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._gone.wait(), END_SECONDS)
+        self.close()
+
+    def closed(self) -> None:
+        self._gone.set()
+        self._on_close()
 
 
 async def reconnect(paths: Paths, container_id: str, on_event: OnEvent, on_close: OnClose) -> Shim:
     """The shim that an earlier lifecycle had forked; raises OSError if there is none."""
     path = paths.shim(container_id) / "shim.sock"
-    return Shim(await ShimClient.connect(path, on_event, on_close))
+    shim = Shim(on_close)
+    shim.use(await ShimClient.connect(path, on_event, shim.closed))
+    return shim
 
 
 class Zygote:
@@ -72,13 +94,14 @@ class Zygote:
     async def fork(self, container_id: str, on_event: OnEvent, on_close: OnClose) -> Shim:
         """A new shim, with its events subscribed to."""
         sock = await self._fork(container_id)
-        client = ShimClient(sock, on_event, on_close)
+        shim = Shim(on_close)
+        shim.use(ShimClient(sock, on_event, shim.closed))
         try:
-            await client.call("subscribe")
+            await shim.call("subscribe")
         except BaseException:
-            client.close()
+            shim.close()
             raise
-        return Shim(client)
+        return shim
 
     async def _fork(self, container_id: str) -> socket.socket:
         for _ in range(2):  # once more where the zygote has just died

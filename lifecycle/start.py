@@ -58,6 +58,8 @@ async def ensure_shim(engine: Engine, container: Container) -> Shim:
 
 async def start_locked(engine: Engine, container: Container) -> None:
     """Run the container's process; the caller holds its lock and has checked its status."""
+    if container.ending is not None:
+        await asyncio.shield(container.ending)
     shim_task = asyncio.ensure_future(ensure_shim(engine, container))
     try:
         await _start(engine, container, shim_task)
@@ -117,7 +119,7 @@ async def _discard_shim(
         await (await shim_task).call("abandon")
     shim, container.shim = container.shim, None
     if shim is not None:
-        shim.close()
+        await shim.gone()
     discard_bundle(engine.paths.shim(container.id))
 
 

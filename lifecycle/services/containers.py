@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 import grpc.aio
@@ -12,7 +12,7 @@ from lifecycle import create, execs, listing, operations, remove, update, view
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle._pb.containers_pb2_grpc import ContainersServicer, ExecsServicer
 from lifecycle._pb.types_pb2 import Empty, PruneReport
-from lifecycle.engine import Engine
+from lifecycle.engine import Engine, Result
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -25,7 +25,7 @@ class Containers(ContainersServicer):
     async def Create(
         self, request: pb.CreateContainerRequest, context: Context
     ) -> pb.CreateContainerReply:
-        return await create.create(self._engine, request)
+        return await self._finish(create.create(self._engine, request))
 
     async def Get(self, request: pb.ContainerRef, context: Context) -> pb.Container:
         return await view.inspect(self._engine, self._find(request.ref), size=request.size)
@@ -41,45 +41,57 @@ class Containers(ContainersServicer):
         )
 
     async def Start(self, request: pb.StartRequest, context: Context) -> pb.StartReply:
-        was_running = await operations.start(self._engine, self._find(request.ref))
+        was_running = await self._finish(operations.start(self._engine, self._find(request.ref)))
         return pb.StartReply(was_running=was_running)
 
     async def Stop(self, request: pb.StopRequest, context: Context) -> pb.StopReply:
-        was_stopped = await operations.stop(
-            self._engine, self._find(request.ref), timeout=_timeout(request), signal=request.signal
+        was_stopped = await self._finish(
+            operations.stop(
+                self._engine,
+                self._find(request.ref),
+                timeout=_timeout(request),
+                signal=request.signal,
+            )
         )
         return pb.StopReply(was_stopped=was_stopped)
 
     async def Restart(self, request: pb.StopRequest, context: Context) -> Empty:
-        await operations.restart(
-            self._engine, self._find(request.ref), timeout=_timeout(request), signal=request.signal
+        await self._finish(
+            operations.restart(
+                self._engine,
+                self._find(request.ref),
+                timeout=_timeout(request),
+                signal=request.signal,
+            )
         )
         return Empty()
 
     async def Kill(self, request: pb.KillRequest, context: Context) -> Empty:
-        await operations.kill(self._engine, self._find(request.ref), request.signal)
+        await self._finish(operations.kill(self._engine, self._find(request.ref), request.signal))
         return Empty()
 
     async def Pause(self, request: pb.ContainerRef, context: Context) -> Empty:
-        await operations.pause(self._engine, self._find(request.ref))
+        await self._finish(operations.pause(self._engine, self._find(request.ref)))
         return Empty()
 
     async def Unpause(self, request: pb.ContainerRef, context: Context) -> Empty:
-        await operations.unpause(self._engine, self._find(request.ref))
+        await self._finish(operations.unpause(self._engine, self._find(request.ref)))
         return Empty()
 
     async def Rename(self, request: pb.RenameRequest, context: Context) -> Empty:
-        await operations.rename(self._engine, self._find(request.ref), request.name)
+        await self._finish(operations.rename(self._engine, self._find(request.ref), request.name))
         return Empty()
 
     async def Update(self, request: pb.UpdateRequest, context: Context) -> pb.UpdateReply:
-        return await update.update(self._engine, self._find(request.ref), request)
+        return await self._finish(update.update(self._engine, self._find(request.ref), request))
 
     async def Remove(self, request: pb.RemoveContainerRequest, context: Context) -> Empty:
         if request.link:
             raise NotSupported("removing a link is not supported")
-        await remove.remove(
-            self._engine, self._find(request.ref), force=request.force, volumes=request.volumes
+        await self._finish(
+            remove.remove(
+                self._engine, self._find(request.ref), force=request.force, volumes=request.volumes
+            )
         )
         return Empty()
 
@@ -134,6 +146,9 @@ class Containers(ContainersServicer):
 
     async def Commit(self, request: pb.CommitRequest, context: Context) -> pb.CommitReply:
         raise NotSupported("committing a container is not supported")
+
+    async def _finish(self, work: Coroutine[Any, Any, Result]) -> Result:
+        return await self._engine.finish(work, "request")
 
     def _ancestors(self, reference: str) -> frozenset[str]:
         """An ancestor that does not exist has no containers, and is no error."""
