@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from images.content import ContentStore
@@ -67,12 +67,13 @@ class Collector:
             blobs=[name.removeprefix("blob ") for name in freed if name.startswith("blob ")],
         )
 
-    async def collect(self, *, layers: Sequence[str] = (), blobs: Sequence[str] = ()) -> list[str]:
+    async def collect(self, *, layers: Sequence[str] = (), blobs: Iterable[str] = ()) -> list[str]:
         """Remove all unneeded layers and, of those named, whatever the store does not know.
 
-        Returns the layers that the store gave up, each before its parent.
+        ``blobs`` are those that were known before rows of images went. Returns the layers that the
+        store gave up, each before its parent.
         """
-        before = self._store.known_blobs()
+        candidates = {*blobs, *self._store.known_blobs()}
         unused = self._store.remove_unused_layers(lambda c: self._counts[f"layer {c}"] > 0)
         known_layers, known_blobs = self._store.known_layers(), self._store.known_blobs()
         detached: list[Path] = []
@@ -81,8 +82,8 @@ class Collector:
                 partial = self._snapshots.detach(chain_id)
                 if partial is not None:
                     detached.append(partial)
-        for digest in (*(before - known_blobs), *blobs):
-            if digest not in known_blobs and not self._counts[f"blob {digest}"]:
+        for digest in candidates - known_blobs:
+            if not self._counts[f"blob {digest}"]:
                 self._content.remove(digest)
         for partial in detached:
             await asyncio.to_thread(self._snapshots.discard, partial)

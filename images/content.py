@@ -88,12 +88,16 @@ class ContentStore:
 
     def collect(self, known: Iterable[str]) -> None:
         """Remove every blob that is not ``known``, and all half-written ones."""
-        keep = {digest.removeprefix("sha256:") for digest in known}
-        for directory, kept in ((self._blobs, keep), (self._ingest, set())):
-            with os.scandir(directory) as entries:
-                for entry in entries:
-                    if entry.name not in kept:
-                        os.unlink(entry.path)
+        keep = set(known)
+        for digest in list(self.digests()):
+            if digest not in keep:
+                os.unlink(self._blobs / digest.removeprefix("sha256:"))
+        self.discard_ingests()
+
+    def discard_ingests(self) -> None:
+        """Those of a worker that died; nothing writes now."""
+        for path in self._ingest.iterdir():
+            path.unlink()
 
     def sync(self) -> None:
         """Make all that was written to the data root survive a power cut (syncfs)."""

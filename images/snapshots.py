@@ -3,10 +3,11 @@
     <data-root>/snapshots/<chain id>/{fs,layer.json}  a layer, complete and never changed again
     <data-root>/snapshots/<container id>/{fs,work}    a container's upper and work directories
     <data-root>/snapshots/init/fs                     mount points that every container needs
-    <data-root>/snapshots/l/<26 characters>           symlinks to the layers' fs, see below
-    <data-root>/snapshots/new-<random>/               being unpacked, or being removed
+    <data-root>/snapshots/l/<16 characters>           symlinks to the layers' fs, see below
+    <data-root>/snapshots/new-<random>/               being unpacked by the worker
+    <data-root>/snapshots/own-<random>/               being made or removed by lifecycle
 
-The worker makes layers: it unpacks into ``new-...`` and renames. All else is lifecycle's. Nothing
+The worker makes layers: it unpacks and then renames. All else is lifecycle's. Nothing
 is mounted here: ``prepare_container`` returns the mount, and the runtime makes it inside the
 container's mount namespace.
 
@@ -36,8 +37,9 @@ from images.model import Mount
 
 INIT = "init"
 LINKS = "l"
-PARTIAL_PREFIX = "new-"
-LINK_CHARACTERS = 26
+UNPACKING = "new-"
+OWN = "own-"
+LINK_CHARACTERS = 16
 PAGE = 4096
 OTHER_OPTIONS = 512  # left for upperdir, workdir and what the runtime adds
 LOWERDIR_PLUS_SINCE = (6, 7)
@@ -59,7 +61,7 @@ class Snapshots:
         init = self.root / INIT / "fs"
         if init.exists():
             return
-        partial = self.root / (PARTIAL_PREFIX + secrets.token_hex(8))
+        partial = self.root / (OWN + secrets.token_hex(8))
         for name in ("", *_INIT_DIRECTORIES):
             directory = partial / "fs" / name
             directory.mkdir(parents=True)
@@ -85,7 +87,7 @@ class Snapshots:
         return size if isinstance(size, int) else None
 
     def new_partial(self) -> Path:
-        partial = self.root / (PARTIAL_PREFIX + secrets.token_hex(16))
+        partial = self.root / (UNPACKING + secrets.token_hex(16))
         (partial / "fs").mkdir(parents=True, mode=0o755)
         (partial / "fs").chmod(0o755)
         return partial
@@ -128,7 +130,7 @@ class Snapshots:
     def _make_container(self, directory: Path, top: Path) -> None:
         # The mounted root has the upper directory's owner and mode: it needs the image's.
         state = top.stat()
-        partial = self.root / (PARTIAL_PREFIX + secrets.token_hex(8))
+        partial = self.root / (OWN + secrets.token_hex(8))
         (partial / "fs").mkdir(parents=True)
         os.chown(partial / "fs", state.st_uid, state.st_gid)
         (partial / "fs").chmod(stat.S_IMODE(state.st_mode))
@@ -158,7 +160,7 @@ class Snapshots:
     def detach(self, name: str) -> Path | None:
         """Take a snapshot out of its place at once; ``discard`` removes it in its own time."""
         name = name.removeprefix("sha256:")
-        partial = self.root / (PARTIAL_PREFIX + secrets.token_hex(16))
+        partial = self.root / (OWN + secrets.token_hex(16))
         try:
             (self.root / name).rename(partial)
         except FileNotFoundError:
@@ -178,11 +180,16 @@ class Snapshots:
         """Layers (hex chain ids) and containers (their ids)."""
         with os.scandir(self.root) as entries:
             for entry in entries:
-                if not entry.name.startswith(PARTIAL_PREFIX) and entry.name not in (INIT, LINKS):
+                if not entry.name.startswith((UNPACKING, OWN)) and entry.name not in (INIT, LINKS):
                     yield entry.name
 
     def partials(self) -> list[Path]:
-        return list(self.root.glob(PARTIAL_PREFIX + "*"))
+        """Whatever is being made or removed: at lifecycle's start all of it is a crash's."""
+        return [*self.unpacking(), *self.root.glob(OWN + "*")]
+
+    def unpacking(self) -> list[Path]:
+        """What the worker is making; at its start, what the one before it left."""
+        return list(self.root.glob(UNPACKING + "*"))
 
     def prune_links(self) -> None:
         for link in (self.root / LINKS).iterdir():

@@ -52,6 +52,10 @@ class Worker:
         self._content = ContentStore(data_root / "content")
         self._unpackers = Unpackers()
         snapshots = Snapshots(data_root / "snapshots")
+        # lifecycle starts a worker only when no other is at work.
+        for partial in snapshots.unpacking():
+            snapshots.discard(partial)
+        self._content.discard_ingests()
         layers = Layers(self._content, snapshots, self._unpackers)
         self._handlers: dict[str, Handler] = {
             "pull": Pull(self._content, layers, Transfers(self._content)).run,
