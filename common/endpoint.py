@@ -8,13 +8,18 @@ a running container.
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from common import netlink, netns
 from common.netlink import Netlink
+
+CARRIER_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,22 +62,22 @@ def plug_all(pid: int, endpoints: Sequence[Endpoint]) -> None:
 
     A failure may leave it half done; the end of the namespace cleans up.
     """
-    namespace = netns.open_of(pid)
-    try:
-        with Netlink() as host, netns.entered(namespace), Netlink() as inside:
-            _raise_loopback(inside)
-            for endpoint in endpoints:
-                _plug(host, inside, namespace, endpoint)
-    finally:
-        os.close(namespace)
+    _plug_all(pid, endpoints, loopback=True)
 
 
 def plug(pid: int, endpoint: Endpoint) -> None:
     """Connect a running container to one more network."""
+    _plug_all(pid, [endpoint], loopback=False)
+
+
+def _plug_all(pid: int, endpoints: Sequence[Endpoint], *, loopback: bool) -> None:
     namespace = netns.open_of(pid)
     try:
         with Netlink() as host, netns.entered(namespace), Netlink() as inside:
-            _plug(host, inside, namespace, endpoint)
+            if loopback:
+                inside.execute(netlink.set_up(1, "lo"))  # always a namespace's first link
+            for endpoint in endpoints:
+                _plug(host, inside, namespace, endpoint)
     finally:
         os.close(namespace)
 
@@ -107,16 +112,19 @@ def counters(pid: int) -> list[netlink.Counters]:
         os.close(namespace)
 
 
-def _raise_loopback(inside: Netlink) -> None:
-    inside.execute(
-        netlink.set_up(1, "lo")
-    )  # the loopback is always the first link of its namespace
+def _index(name: str) -> int:
+    """By ioctl, in the caller's namespace: a netlink answer carries all of a link's counters."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError as error:  # without a number before Python 3.13
+        raise OSError(errno.ENODEV, f"interface {name}: {os.strerror(errno.ENODEV)}") from error
 
 
 def _plug(host: Netlink, inside: Netlink, namespace: int, endpoint: Endpoint) -> None:
+    """The thread is in ``namespace``, and each of the two sockets in its own."""
     bridge = host.link(endpoint.bridge)
     if bridge is None:
-        raise FileNotFoundError(2, f"bridge {endpoint.bridge}: no such interface")
+        raise OSError(errno.ENODEV, f"bridge {endpoint.bridge}: {os.strerror(errno.ENODEV)}")
     pair = netlink.veth(
         name=endpoint.host_ifname,
         peer=endpoint.ifname,
@@ -128,11 +136,25 @@ def _plug(host: Netlink, inside: Netlink, namespace: int, endpoint: Endpoint) ->
     host.execute(pair)
     if endpoint.isolated or endpoint.hairpin:
         _set_port(host, endpoint)
-    link = inside.link(endpoint.ifname)
-    if link is None:
-        raise FileNotFoundError(2, f"{endpoint.ifname}: no such interface in the container")
     netns.write_sysctls(_interface_sysctls(endpoint))
-    inside.execute(*_inside(link.index, endpoint))
+    inside.execute(*_inside(_index(endpoint.ifname), endpoint))
+    if not bridge.running:
+        _wait_for_carrier(host, endpoint)
+
+
+def _wait_for_carrier(host: Netlink, endpoint: Endpoint) -> None:
+    """A bridge without ports has no carrier, and drops packets until it noticed its first one.
+
+    That takes the kernel up to some milliseconds, and what is lost then is an ARP request, which
+    is repeated after a second only.
+    """
+    deadline = time.monotonic() + CARRIER_SECONDS
+    while time.monotonic() < deadline:
+        host.link(endpoint.host_ifname)
+        bridge = host.link(endpoint.bridge)
+        if bridge is None or bridge.running:
+            return
+        time.sleep(0.0005)
 
 
 def _set_port(host: Netlink, endpoint: Endpoint) -> None:
@@ -147,7 +169,7 @@ def _set_port(host: Netlink, endpoint: Endpoint) -> None:
 def _interface_sysctls(endpoint: Endpoint) -> dict[str, str]:
     """Written while the interface is down, so that not a single router advertisement is heard."""
     ipv6 = f"net/ipv6/conf/{endpoint.ifname}"
-    keys = {f"{ipv6}/accept_ra": "0", f"{ipv6}/disable_ipv6": "0" if endpoint.has_ipv6 else "1"}
+    keys = {f"{ipv6}/accept_ra": "0"} if endpoint.has_ipv6 else {f"{ipv6}/disable_ipv6": "1"}
     for key, value in endpoint.sysctls.items():
         # By parts, because an interface's name may have a dot in it.
         parts = [endpoint.ifname if part == "IFNAME" else part for part in key.split(".")]

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface, ip_network
 
 AF_BRIDGE = socket.AF_BRIDGE
-IFF_UP = 0x1
+IFF_UP, IFF_RUNNING = 0x1, 0x40
 IFNAMSIZ = 16
 
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
@@ -34,6 +34,7 @@ RTM_NEWROUTE, RTM_GETROUTE = 24, 26
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER = 1, 3, 4, 10
 IFLA_PROTINFO, IFLA_LINKINFO, IFLA_IFALIAS, IFLA_STATS64, IFLA_NET_NS_FD = 12, 18, 20, 23, 28
+IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS = 29, 1 << 3
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 4, 33
 VETH_INFO_PEER = 1
@@ -65,6 +66,7 @@ class Link:
     index: int
     name: str
     up: bool
+    running: bool  # up, and what is sent will go out
     mtu: int
     mac: str
     kind: str
@@ -288,7 +290,8 @@ class Netlink:
             raise failure
 
     def link(self, name: str) -> Link | None:
-        body = _link_header() + _name(name)
+        """Since Linux 6.8 asking also brings a pending change of the link's state into effect."""
+        body = _link_header() + _name(name) + _u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
         try:
             payload = next(self._query(Message(RTM_GETLINK, 0, body, name)))
         except OSError as error:
@@ -395,6 +398,7 @@ def _parse_link(payload: bytes) -> Link:
         index=index,
         name=_text(fields[IFLA_IFNAME]),
         up=bool(flags & IFF_UP),
+        running=bool(flags & IFF_RUNNING),
         mtu=struct.unpack("=I", fields[IFLA_MTU])[0],
         mac=fields.get(IFLA_ADDRESS, b"").hex(":"),
         kind=_text(info.get(IFLA_INFO_KIND, b"")),

@@ -11,7 +11,6 @@ import ctypes
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 
@@ -57,7 +56,7 @@ def write_sysctls(sysctls: Mapping[str, str]) -> None:
         if not value.isprintable():
             raise ValueError(f"sysctl {key}: value with control characters")
         try:
-            fd = os.open(Path("/proc/sys", key), os.O_WRONLY | os.O_CLOEXEC)
+            fd = os.open(f"/proc/sys/{key}", os.O_WRONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             if key.startswith("net/ipv6/"):
                 continue

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from common import netlink, netns
 from common.netlink import Netlink
 
-TIMEOUT = 0.25  # of a connection that should fail
+TIMEOUT = 0.3  # of a connection that should fail
 
 
 class Machine:
@@ -87,6 +87,13 @@ def cable(inner: Machine, *, name: str, host_address: str, address: str, gateway
             netlink.set_up(link.index),
             netlink.add_route(link.index, "default", gateway),
         )
+    wait_for(lambda: _is_running(name))
+
+
+def _is_running(name: str) -> bool:
+    with Netlink() as host:
+        link = host.link(name)
+        return link is not None and link.running
 
 
 def listen(address: str, port: int, *, udp: bool = False) -> socket.socket:
