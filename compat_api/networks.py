@@ -31,6 +31,9 @@ PARSE_BOOL = frozenset(
     ("1", "t", "T", "TRUE", "true", "True", "0", "f", "F", "FALSE", "false", "False")
 )
 
+# No client sends it: versions/v1_28.py sets it for those that expect the containers in lists.
+WITH_MEMBERS = "with-members"
+
 
 class ConfigFrom(Field):
     """``{"Network": name}``."""
@@ -119,7 +122,8 @@ async def list_networks(request: Request) -> Answer:
     for item in filters:
         check_filter(item.key, list(item.values))
     found = await request.engine.networks.List(pb.ListNetworksRequest(filters=filters))
-    return Json([render(network, members=False) for network in found.networks])
+    members = request.flag(WITH_MEMBERS)
+    return Json([render(network, members=members) for network in found.networks])
 
 
 def check_filter(key: str, values: list[str]) -> None:
