@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime import hooks, init, listener, namespaces, state, syscalls
-from runtime.cgroups import CgroupError, Manager
+from runtime.cgroups import CgroupError, Manager, with_default_devices
 from runtime.cgroups import manager as cgroup_manager
 from runtime.channel import Channel, Message
 from runtime.errors import INIT_PREFIX, RuntimeFailure
@@ -177,7 +177,7 @@ def _make_cgroup(spec: Spec, container_id: str, undo: ExitStack) -> Manager:
         manager = cgroup_manager(cgroup_path(spec, container_id))
         manager.create()
         undo.callback(manager.delete)
-        manager.apply(spec.linux.resources)
+        manager.apply(with_default_devices(spec.linux.resources))
     except CgroupError as error:
         raise RuntimeFailure("cgroup", f"unable to apply cgroup configuration: {error}") from error
     except OSError as error:

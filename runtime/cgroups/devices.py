@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from runtime.cgroups import files
 from runtime.cgroups.errors import CgroupError
-from runtime.spec import DeviceRule
+from runtime.spec import DeviceRule, Resources
 
 ANY = -1
 ALL_ACCESS = frozenset("rwm")
@@ -38,7 +38,15 @@ DEFAULT_RULES: tuple[DeviceRule, ...] = (
     _allow("c", 5, 0, "rwm"),  # tty
     _allow("c", 5, 2, "rwm"),  # ptmx
     _allow("c", 136, None, "rwm"),  # pts/*
+    # Not in the specification, but in runc, and missed when it was gone (opencontainers/runc#3468).
+    _allow("c", 10, 200, "rwm"),  # net/tun
 )
+
+
+def with_default_devices(resources: Resources) -> Resources:
+    """What to apply to a new container: rules or none, it has the default devices and no others
+    that were not allowed."""
+    return replace(resources, devices=(*resources.devices, *DEFAULT_RULES))
 
 
 @dataclass(slots=True)

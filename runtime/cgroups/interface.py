@@ -105,13 +105,13 @@ class Manager(ABC):
     def join(self, pid: int) -> None:
         """Move a whole process; on v1 this waits milliseconds per hierarchy (see join_self)."""
         for directory in dict.fromkeys(self.paths.values()):
-            _write_pid(f"{directory}/cgroup.procs", pid)
+            write_pid(f"{directory}/cgroup.procs", pid)
 
     def pids(self) -> list[int]:
         """All processes in the subtree, as this process's PID namespace numbers them."""
         found: list[int] = []
         for directory in subtree(self._process_directory()):
-            found += _processes(directory)
+            found += processes(directory)
         return found
 
     def signal_all(self, number: int) -> None:
@@ -159,7 +159,7 @@ def subtree(directory: str) -> Iterator[str]:
         yield from subtree(child)
 
 
-def _processes(directory: str) -> list[int]:
+def processes(directory: str) -> list[int]:
     try:
         text = files.read_or_none(f"{directory}/cgroup.procs")
     except OSError as error:
@@ -173,7 +173,7 @@ def _processes(directory: str) -> list[int]:
     return [pid for pid in map(int, (text or "").split()) if pid > 0]
 
 
-def _write_pid(path: str, pid: int) -> None:
+def write_pid(path: str, pid: int) -> None:
     for attempt in range(JOIN_ATTEMPTS):
         try:
             files.write(path, str(pid))

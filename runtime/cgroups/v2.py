@@ -2,11 +2,12 @@
 
 One directory, whose controllers must be enabled in every parent. The devices policy is a BPF
 program on it (bpf.py). Under the root there must be no process beside the container's own cgroups,
-except in the real root; in a container the engine's entrypoint moves itself into a leaf first.
+except in the real root: see empty_root().
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -16,7 +17,14 @@ import time
 from runtime.cgroups import bpf, devices, files, v2_limits, v2_stats
 from runtime.cgroups.detect import ROOT, hierarchies
 from runtime.cgroups.errors import CgroupError
-from runtime.cgroups.interface import FREEZE_SECONDS, Manager, OOMWatch, kill_frozen
+from runtime.cgroups.interface import (
+    FREEZE_SECONDS,
+    Manager,
+    OOMWatch,
+    kill_frozen,
+    processes,
+    write_pid,
+)
 from runtime.cgroups.stats import Stats
 from runtime.spec import Resources
 
@@ -146,3 +154,22 @@ class V2Manager(Manager):
 
     def _process_directory(self) -> str:
         return self.directory
+
+
+def empty_root(root: str) -> None:
+    """Move the processes at the root of a delegated tree into a leaf below it.
+
+    A cgroup with processes of its own cannot hand controllers down, and in a container that is
+    where all processes are; only the machine's real root, which has no cgroup.type, is exempt.
+    """
+    if not os.path.exists(root + "/cgroup.type"):
+        return
+    leaf = root + "/init"
+    os.makedirs(leaf, 0o755, exist_ok=True)
+    for _ in range(10):  # what was forked meanwhile is there the next time
+        pids = processes(root)
+        if not pids:
+            return
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                write_pid(leaf + "/cgroup.procs", pid)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from runtime import cgroups
-from runtime.cgroups import CgroupError, Manager, Mode
+from runtime.cgroups import CgroupError, Manager, Mode, with_default_devices
 from runtime.cgroups.interface import subtree
 from runtime.spec import CPU, DeviceRule, Memory, Pids, Resources
 from tests.polling import until
@@ -184,6 +184,12 @@ def test_default_rules_allow_mknod_but_not_use(cgroup: Manager) -> None:
         assert os.path.exists(node)
     finally:
         os.unlink(node)
+
+
+def test_a_container_without_rules_gets_the_default_devices_only(cgroup: Manager) -> None:
+    cgroup.apply(with_default_devices(Resources()))
+    assert exit_status(spawn(cgroup, lambda: try_open("/dev/zero"))) == 0
+    assert exit_status(spawn(cgroup, lambda: try_open("/dev/kmsg"))) == errno.EPERM
 
 
 def test_frozen_processes_do_not_answer(cgroup: Manager) -> None:

@@ -40,6 +40,7 @@ def test_the_default_devices_are_exactly_the_list(cgroup: V1Manager) -> None:
     assert sorted(lines) == [
         "b *:* m",
         "c *:* m",
+        "c 10:200 rwm",
         "c 136:* rwm",
         "c 1:3 rwm",
         "c 1:5 rwm",

@@ -13,7 +13,7 @@ import pytest
 from runtime import cgroups, syscalls
 from runtime.cgroups import CgroupError, ControllerMissing, Mode, bpf, files
 from runtime.cgroups.detect import hierarchies
-from runtime.cgroups.v2 import V2Manager
+from runtime.cgroups.v2 import V2Manager, empty_root
 from runtime.spec import (
     CPU,
     BlockIO,
@@ -137,6 +137,16 @@ def test_a_policy_of_many_devices_is_accepted_by_the_verifier(cgroup: V2Manager)
     cgroup.apply(Resources(devices=(DENY_ALL, *rules, NULL)))
     assert run_in(cgroup, lambda: can_open("/dev/null")) == 0
     assert run_in(cgroup, lambda: can_open("/dev/zero")) == errno.EPERM
+
+
+def test_processes_leave_a_delegated_root(cgroup: V2Manager) -> None:
+    pid = clone_into(cgroup, pause)
+    empty_root(cgroup.directory)
+    assert files.read(cgroup.directory + "/cgroup.procs") == ""
+    assert files.read(cgroup.directory + "/init/cgroup.procs").split() == [str(pid)]
+    before = files.read("/proc/self/cgroup")
+    empty_root(hierarchies().v2 or "")
+    assert files.read("/proc/self/cgroup") == before  # the real root
 
 
 def test_freeze_stops_and_thaw_resumes(cgroup: V2Manager) -> None:
