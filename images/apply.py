@@ -272,7 +272,7 @@ def _set_xattrs(target: int | bytes, xattrs: dict[bytes, bytes]) -> None:
     else:
         setter = lambda key, value: os.setxattr(target, key, value, follow_symlinks=False)  # noqa: E731
     for key, value in xattrs.items():
-        if not _is_xattr_allowed(key):
+        if not is_xattr_allowed(key):
             continue
         try:
             setter(key, value)
@@ -282,7 +282,7 @@ def _set_xattrs(target: int | bytes, xattrs: dict[bytes, bytes]) -> None:
                 raise
 
 
-def _is_xattr_allowed(key: bytes) -> bool:
+def is_xattr_allowed(key: bytes) -> bool:
     """overlayfs's own would reach into other layers; trusted.* is the host's."""
     if key.startswith(b"user."):
         return not key.startswith(b"user.overlay.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -247,6 +247,7 @@ class ImageService:
     ) -> Image:
         """An image of one layer from the tar of a root file system."""
         target = self._new_tag(name)
+        message = message or "Imported from -"
         made_for = Platform.parse(platform) if platform else Platform.of_host()
         now = _now()
         configuration = config.Configuration(
@@ -272,6 +273,49 @@ class ImageService:
         progress(Progress(status=record.id))
         return self._store.get(record.id)
 
+    async def commit(
+        self,
+        container_id: str,
+        *,
+        image: Image | None,
+        image_config: ImageConfig,
+        name: str | None,
+        author: str = "",
+        comment: str = "",
+        created_by: str = "",
+    ) -> Image:
+        """An image of the container's changes on top of ``image``, the one it was made from."""
+        target = self._new_tag(name)
+        now = _now()
+        entry = HistoryEntry(now, created_by, author, comment)
+        configuration = config.Configuration(
+            platform=image.platform if image else Platform.of_host(),
+            config=image_config,
+            diff_ids=(),
+            history=((*image.history, entry) if image else (entry,)),
+            created=now,
+            author=author,
+            comment=comment,
+            docker_version="",
+        )
+        arguments = {
+            "container": container_id,
+            "configuration": config.serialize(configuration).decode(),
+            "diff_ids": image.diff_ids if image else (),
+        }
+        async with self._operation() as operation:
+            if image is not None:
+                self._collector.lease(operation, image.chain_ids, [image.id])
+            answer = await self._worker.run(operation, "commit", arguments)
+            record = ImageRecord.from_json(answer["image"])
+            with self._database.transaction():
+                below = self._store.layers(image.id) if image else ()
+                record = replace(record, layers=(*below, *record.layers))
+                self._store.add(record, parent=image.id if image else "")
+                if target is not None:
+                    self._store.set_tag(target, record.id)
+        return self._store.get(record.id)
+
     # ---- containers
 
     async def prepare_container(self, container_id: str, image: Image) -> list[Mount]:
@@ -288,9 +332,11 @@ class ImageService:
 
     async def remove_container(self, container_id: str) -> None:
         """Remove the container's directories, and the layers that only it still needed."""
+        chain = self._store.container_chain(container_id)
         self._store.remove_container(container_id)
         await self._collector.discard_container(container_id)
-        await self._collector.collect()
+        if chain and not self._store.is_layer_of_image(chain[-1]):
+            await self._collector.collect()
 
     def containers(self) -> set[str]:
         """The containers that have directories here, for lifecycle's check at start."""

@@ -22,7 +22,7 @@ from common.database import Database
 from common.errors import InvalidArgument, NotFound
 from images import config, reference
 from images.content import ContentStore
-from images.model import Image, ImageRecord
+from images.model import Image, ImageRecord, LayerRecord
 from images.reference import Reference
 
 MIGRATIONS = (
@@ -159,6 +159,24 @@ class ImageStore:
 
     def layer_sizes(self) -> dict[str, int]:
         return dict(self._db.execute("SELECT chain_id, size FROM layers").fetchall())
+
+    def layers(self, image_id: str) -> tuple[LayerRecord, ...]:
+        """As the base of another image; which blobs they came in is known already."""
+        rows = self._db.execute(
+            "SELECT chain_id, diff_id, parent, size FROM image_layers JOIN layers USING (chain_id)"
+            " WHERE image_id = ? ORDER BY position",
+            (image_id,),
+        )
+        return tuple(
+            LayerRecord(chain_id, diff_id, parent, size, blob="", blob_size=0, media_type="")
+            for chain_id, diff_id, parent, size in rows
+        )
+
+    def is_layer_of_image(self, chain_id: str) -> bool:
+        row = self._db.execute(
+            "SELECT 1 FROM image_layers WHERE chain_id = ? LIMIT 1", (chain_id,)
+        ).fetchone()
+        return row is not None
 
     # ---- changing
 

@@ -32,6 +32,7 @@ from common.errors import EngineError, InternalError
 from images.archive_load import Load
 from images.archive_save import Save
 from images.channel import Channel, Message
+from images.commit import Commit
 from images.content import ContentStore
 from images.import_ import Import
 from images.layers import Layers
@@ -61,6 +62,7 @@ class Worker:
             "pull": Pull(self._content, layers, Transfers(self._content)).run,
             "push": Push(self._content).run,
             "save": Save(self._content).run,
+            "commit": Commit(self._content, snapshots, layers).run,
             "load": Load(self._content, layers).run,
             "import": Import(self._content, layers).run,
         }
