@@ -39,12 +39,12 @@ def default_bridge(
 ) -> NetworkRecord:
     """The network ``bridge``, with its subnet taken from ``space``."""
     record = known or NetworkRecord(new_id(), "bridge", time.time_ns(), "bridge", predefined=True)
-    if options.bridge:
-        name, address = options.bridge, options.bip or _address_of(host, options.bridge)
-    else:
-        own = (record.bridge,) if record.bridge and not record.adopted else ()
-        name = bridge.free_name(host, (*own, *BRIDGE_NAMES), owner_prefix + record.id)
-        address = options.bip
+    owner = owner_prefix + record.id
+    own = (record.bridge,) if record.bridge and not record.adopted else ()
+    name = options.bridge or bridge.free_name(host, (*own, *BRIDGE_NAMES), owner)
+    link = host.link(name)
+    adopted = link is not None and link.alias != owner
+    address = options.bip or (_address_of(host, link.index) if link and adopted else None)
     if address:
         interface = ip_interface(address)
         subnet, bridge_address = str(interface.network), str(interface.ip)
@@ -59,7 +59,7 @@ def default_bridge(
     return replace(
         record,
         bridge=name,
-        adopted=bool(options.bridge),
+        adopted=adopted,
         subnet=subnet,
         bridge_address=bridge_address,
         gateway=gateway,
@@ -85,11 +85,8 @@ def _range(options: EngineOptions, subnet: str) -> str:
     return options.fixed_cidr
 
 
-def _address_of(host: Netlink, name: str) -> str | None:
-    link = host.link(name)
-    if link is None:
-        raise InvalidArgument(f"bridge device {name} does not exist")
-    addresses = [one for one in host.addresses(link.index) if ":" not in one]
+def _address_of(host: Netlink, index: int) -> str | None:
+    addresses = [one for one in host.addresses(index) if ":" not in one]
     return addresses[0] if addresses else None
 
 

@@ -184,10 +184,6 @@ class Firewall:
         ports = self._ports.pop(container_id, ())
         self._change(delete=_port_elements(container_id, ports))
 
-    def remove_table(self) -> None:
-        """Take everything away, the administrator's chain too."""
-        self._nft.run(f"add table inet {self.table}\ndelete table inet {self.table}\n")
-
     def _change(self, *, add: Sequence[Element] = (), delete: Sequence[Element] = ()) -> None:
         """One transaction; where somebody took the table away it is made anew, change included."""
         commands = [element.add(self.table) for element in add]

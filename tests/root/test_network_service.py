@@ -133,6 +133,27 @@ def test_bip_and_fixed_cidr(tmp_path: Path) -> None:
         assert made.mtu == 1400
 
 
+@pytest.mark.parametrize("exists", [True, False])
+def test_bridge_of_the_administrator(tmp_path: Path, *, exists: bool) -> None:
+    with ExitStack() as stack:
+        stack.enter_context(own_host())
+        if exists:
+            subprocess.run(["ip", "link", "add", "mine0", "type", "bridge"], check=True)
+            subprocess.run(["ip", "addr", "add", "10.7.0.1/24", "dev", "mine0"], check=True)
+        engine = Engine(tmp_path, EngineOptions(bridge="mine0"))
+        stack.callback(engine.close)
+        assert engine.warnings == []
+        default = engine.service.get("bridge")
+        assert default.adopted == exists
+        assert default.subnet == ("10.7.0.0/24" if exists else "172.17.0.0/16")
+        engine.close()
+        engine = Engine(tmp_path, EngineOptions(bridge="mine0"))
+        stack.callback(engine.close)
+        assert engine.warnings == []
+        assert engine.service.get("bridge") == default
+        assert "docker0" not in links()
+
+
 def test_containers_life(lab: Lab) -> None:
     before = links()
     one, two = new_id(), new_id()
