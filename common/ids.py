@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 
 FULL_ID = re.compile(r"[0-9a-f]{64}")
 SHORT_LENGTH = 12
@@ -16,7 +16,7 @@ def new_id() -> str:
     default host name and an all-numeric host name breaks resolvers (moby pkg/stringid).
     """
     while True:
-        candidate = secrets.token_hex(32)
+        candidate = os.urandom(32).hex()
         if not candidate[:SHORT_LENGTH].isdigit():
             return candidate
 

@@ -10,6 +10,7 @@ runtime's is.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -37,6 +38,12 @@ CONSOLE_SECONDS = 10.0
 _CLONE_NEWNS = 0x20000  # linux/sched.h
 _DIRECTORY = "runtime"
 _PREFIX = "unable to start container process: "
+_PROGRAM_ERRORS = {
+    "executable file not found in $PATH": errno.ENOENT,
+    "no such file or directory": errno.ENOENT,
+    "permission denied": errno.EACCES,
+    "is a directory": errno.EISDIR,
+}
 
 
 class ExternalContainer:
@@ -198,7 +205,7 @@ class ExternalContainer:
             os.close(null)
         if status != 0:
             text = _last_error(log) or f"{path} {arguments[0]}: exit status {status}"
-            raise RuntimeFailure(arguments[0], text.rpartition(_PREFIX)[2])
+            raise _failure(arguments[0], text.rpartition(_PREFIX)[2])
 
     @contextmanager
     def _console_socket(self) -> Iterator[socket.socket]:
@@ -282,6 +289,15 @@ def _receive_console(listener: socket.socket) -> int:
     if len(fds) != 1:
         raise RuntimeFailure("console", "the runtime sent no terminal")
     return fds[0]
+
+
+def _failure(step: str, message: str) -> RuntimeFailure:
+    """The same error that the native runtime raises where the program is what is wrong."""
+    if 'exec: "' in message:
+        for text, number in _PROGRAM_ERRORS.items():
+            if message.endswith(text):
+                return RuntimeFailure("exec", message, errno=number)
+    return RuntimeFailure(step, message)
 
 
 def _last_error(log: Path) -> str:

@@ -16,19 +16,23 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
-import setproctitle
-
-from common import paths
-from common.ids import FULL_ID
+from common.ids import FULL_ID, short
 from runtime import spec
 from shim.protocol import Connection, ConnectionClosed, Message, ProtocolError, close_all
 from shim.shim import run as run_shim
+from shim.title import set_title
 
 # The container must not take its supervisor along when memory runs out.
 OOM_SCORE_ADJ = -999
+# Code that has run a few times is specialised by the interpreter in place; each shim that did this
+# anew would have the code's pages for itself.
+_WARM_UP_ROUNDS = 20
 _EXAMPLE = b"""{"ociVersion": "1.0.2", "root": {"path": "rootfs"},
-  "process": {"cwd": "/", "args": ["x"], "user": {"uid": 0, "gid": 0}},
-  "mounts": [{"destination": "/proc"}], "linux": {"resources": {}}}"""
+  "process": {"cwd": "/", "args": ["x"], "env": ["A=b"], "user": {"uid": 0, "gid": 0},
+    "capabilities": {"bounding": ["CAP_KILL"]}, "rlimits": []},
+  "mounts": [{"destination": "/proc", "options": ["ro"]}],
+  "linux": {"namespaces": [{"type": "pid"}], "maskedPaths": ["/proc/kcore"], "resources": {
+    "devices": [{"allow": false}], "memory": {"limit": 1}, "cpu": {"shares": 1}}}}"""
 
 
 def run(control: Connection, exec_root: Path) -> None:
@@ -44,16 +48,12 @@ def prepare(exec_root: Path) -> None:
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE_ADJ))
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # shims are reaped by the kernel
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-c is lifecycle's business
-    # Fills the decoder's and orjson's caches, which else each shim would do for itself.
-    spec.parse(_EXAMPLE)
-    setproctitle.setproctitle(title("longshore-zygote", exec_root))
+    for _ in range(_WARM_UP_ROUNDS):
+        spec.parse(_EXAMPLE)
+    set_title("longshore-zygote", exec_root)
     gc.collect()
     # Collections then do not touch, and so do not copy, the pages that all shims share.
     gc.freeze()
-
-
-def title(name: str, exec_root: Path) -> str:
-    return name if exec_root == paths.DEFAULT_EXEC_ROOT else f"{name} {exec_root}"
 
 
 def serve(control: Connection, exec_root: Path) -> None:
@@ -92,7 +92,7 @@ def become_shim(control: Connection, container_id: str, exec_root: Path, fd: int
         os.setsid()
         control.close()
         gc.enable()
-        setproctitle.setproctitle(title(f"longshore-shim {container_id[:12]}", exec_root))
+        set_title(f"longshore-shim {short(container_id)}", exec_root)
         run_shim(container_id, exec_root, Connection(socket.socket(fileno=fd)))
         status = 0
     except BaseException:
