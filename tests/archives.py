@@ -117,7 +117,7 @@ def docker_archive(
 
 
 def oci_layout(tag: str, layers: Sequence[bytes], config: Mapping[str, Any] | None = None) -> bytes:
-    """What today's ``docker save`` and other engines write: blobs by digest below an index."""
+    """What today's ``docker save`` writes: blobs by digest below an index, and the old manifest."""
     blobs: dict[str, bytes] = {}
 
     def blob(media_type: str, content: bytes) -> dict[str, Any]:
@@ -126,14 +126,19 @@ def oci_layout(tag: str, layers: Sequence[bytes], config: Mapping[str, Any] | No
         return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content)}
 
     prefix = "application/vnd.oci.image"
-    manifest = {
+    blob_of = [
+        blob(f"{prefix}.layer.v1.tar+gzip", gzip.compress(tar, 1, mtime=0)) for tar in layers
+    ]
+    manifest: dict[str, Any] = {
         "schemaVersion": 2,
         "mediaType": f"{prefix}.manifest.v1+json",
         "config": blob(f"{prefix}.config.v1+json", image_config(layers, config or {})),
-        "layers": [
-            blob(f"{prefix}.layer.v1.tar+gzip", gzip.compress(tar, 1, mtime=0)) for tar in layers
-        ],
+        "layers": blob_of,
     }
+
+    def path(descriptor: dict[str, Any]) -> str:
+        return "blobs/" + str(descriptor["digest"]).replace(":", "/")
+
     entry = blob(f"{prefix}.manifest.v1+json", json.dumps(manifest).encode())
     entry["annotations"] = {
         "io.containerd.image.name": f"docker.io/library/{tag}",
@@ -142,6 +147,12 @@ def oci_layout(tag: str, layers: Sequence[bytes], config: Mapping[str, Any] | No
     index = {"schemaVersion": 2, "mediaType": f"{prefix}.index.v1+json", "manifests": [entry]}
     archive = Layer().file("oci-layout", '{"imageLayoutVersion": "1.0.0"}')
     archive.file("index.json", json.dumps(index)).directory("blobs").directory("blobs/sha256")
+    old = {
+        "Config": path(manifest["config"]),
+        "RepoTags": [tag],
+        "Layers": [path(layer) for layer in blob_of],
+    }
+    archive.file("manifest.json", json.dumps([old]))
     for digest, content in blobs.items():
         archive.file(f"blobs/sha256/{digest}", content)
     return archive.tar()

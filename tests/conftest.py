@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.census import Census
-from tests.engine import Engine, OwnEngine
+from tests.engine import BUSYBOX, Engine, OwnEngine
 from tests.registry import Registry
 
 HERE = Path(__file__).parent
@@ -84,4 +84,6 @@ def engine(
         instance = make_engine("--registry-mirror", f"http://{registry.address}")
     instance.load_busybox()
     yield instance
+    if FOREIGN:
+        instance.api("DELETE", f"/images/{BUSYBOX}")
     instance.close()

@@ -10,9 +10,15 @@ import http.client
 import json
 import socket
 import struct
+import urllib.parse
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+
+def filters(**values: list[str]) -> str:
+    """The query parameter of list calls."""
+    return "filters=" + urllib.parse.quote(json.dumps(values))
 
 
 class UnixConnection(http.client.HTTPConnection):
