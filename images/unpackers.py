@@ -61,7 +61,7 @@ class Unpackers:
             self._last += 1
             number = self._last
             job = _Job(asyncio.get_running_loop().create_future(), progress)
-            control = self._start()
+            control = self.start()
             self._jobs[number] = job
             request = {"job": number, "whiteouts": whiteouts, "ownership": True}
             # Requests are rare and small, so this never fills the socket's buffer.
@@ -87,7 +87,8 @@ class Unpackers:
         self._process.wait()
         self._control = self._process = None
 
-    def _start(self) -> socket.socket:
+    def start(self) -> socket.socket:
+        """Have the process running, and how to reach it."""
         if self._control is not None:
             return self._control
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

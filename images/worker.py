@@ -52,6 +52,7 @@ class Worker:
     def __init__(self, sock: socket.socket, data_root: Path) -> None:
         self._content = ContentStore(data_root / "content")
         self._unpackers = Unpackers()
+        self._unpackers.start()  # while the first operation still waits for the registry
         snapshots = Snapshots(data_root / "snapshots")
         # lifecycle starts a worker only when no other is at work.
         for partial in snapshots.unpacking():
