@@ -138,10 +138,6 @@ def check_texts(values: Values) -> None:
     for name in ("mtu", "max-concurrent-downloads", "max-concurrent-uploads"):
         if values.get(name, 0) < 0:
             raise ConfigError(f"invalid {name}: {values[name]}")
-    if values.get("bridge") and (values.get("bip") or values.get("bip6")):
-        raise ConfigError(
-            "you specified -b and --bip, mutually exclusive options: specify only one"
-        )
     if values.get("icc") is False and values.get("iptables") is False:
         raise ConfigError("--icc=false needs firewall rules, which --iptables=false forbids")
 
