@@ -50,8 +50,8 @@ async def cancel(request: Request) -> Answer:
 
 ROUTES = (
     Route("POST", "/build", build),
-    Route("POST", "/build/prune", prune, since=(1, 31)),
-    Route("POST", "/build/cancel", cancel, since=(1, 39)),
+    Route("POST", "/build/prune", prune),
+    Route("POST", "/build/cancel", cancel),
     Route("POST", "/session", buildkit),
     Route("POST", "/grpc", buildkit),
 )

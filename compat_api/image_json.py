@@ -55,7 +55,7 @@ def inspect(image: pb.Image) -> dict[str, Any]:
         "Comment": image.comment,
     }
     if image.created:
-        result["Created"] = parsed.get("created") or rfc3339_nano(image.created)
+        result["Created"] = rfc3339_nano(image.created)
     result |= {
         "DockerVersion": parsed.get("docker_version") or "",
         "Author": parsed.get("author") or "",

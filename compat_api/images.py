@@ -95,8 +95,8 @@ ROUTES = (
     Route("GET", "/images/{name}/json", inspect),
     Route("GET", "/images/{name}/history", history),
     Route("POST", "/images/{name}/tag", tag),
-    Route("POST", "/images/prune", prune, since=(1, 25)),
+    Route("POST", "/images/prune", prune),
     Route("DELETE", "/images/{name}", remove),
-    Route("GET", "/distribution/{name}/json", inspect_remote, since=(1, 30)),
+    Route("GET", "/distribution/{name}/json", inspect_remote),
     Route("POST", "/auth", login),
 )

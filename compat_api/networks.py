@@ -233,6 +233,6 @@ ROUTES = (
     Route("POST", "/networks/create", create),
     Route("POST", "/networks/{name}/connect", connect),
     Route("POST", "/networks/{name}/disconnect", disconnect),
-    Route("POST", "/networks/prune", prune, since=(1, 25)),
+    Route("POST", "/networks/prune", prune),
     Route("DELETE", "/networks/{name}", remove),
 )

@@ -250,5 +250,5 @@ async def _volumes(request: Request) -> dict[str, Any]:
 ROUTES = (
     Route("GET", "/version", version),
     Route("GET", "/info", info),
-    Route("GET", "/system/df", disk_usage, since=(1, 25)),
+    Route("GET", "/system/df", disk_usage),
 )

@@ -82,7 +82,7 @@ ROUTES = (
     Route("GET", "/volumes", list_volumes),
     Route("GET", "/volumes/{name}", inspect),
     Route("POST", "/volumes/create", create),
-    Route("POST", "/volumes/prune", prune, since=(1, 25)),
-    Route("PUT", "/volumes/{name}", update, since=(1, 42)),
+    Route("POST", "/volumes/prune", prune),
+    Route("PUT", "/volumes/{name}", update),
     Route("DELETE", "/volumes/{name}", remove),
 )
