@@ -6,11 +6,14 @@ calls are synchronous: the shim has one container, and its output waits in pipes
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from common import endpoint, netlink
+from common.endpoint import Endpoint
 from runtime.cgroups import OOMWatch
+from runtime.errors import RuntimeFailure
 from runtime.spec import Process, Resources
 
 Descriptors = tuple[int, int, int]  # for a process' stdin, stdout, stderr
@@ -44,6 +47,15 @@ class Container(Protocol):
 
     def delete(self) -> None:
         """Remove all that create made; also after a create that failed half-way."""
+
+
+def plug(pid: int, endpoints: Sequence[Endpoint]) -> None:
+    try:
+        endpoint.plug_all(pid, endpoints)
+    except OSError as e:
+        # The text names the link or the request; the number alone would not help anybody.
+        message = f"unable to set up the network: {e.strerror}"
+        raise RuntimeFailure("network", message, errno=e.errno or 0) from e
 
 
 def interface_counters(pid: int) -> list[netlink.Counters]:

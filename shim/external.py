@@ -23,13 +23,12 @@ from typing import Any
 
 import orjson
 
-from common import endpoint
 from runtime import cgroups, mounts, spec, state, syscalls, users
 from runtime.cgroups import OOMWatch
 from runtime.errors import RuntimeFailure
 from runtime.rootpath import Root
 from shim import spawn
-from shim.container import Descriptors, Started, interface_counters
+from shim.container import Descriptors, Started, interface_counters, plug
 from shim.protocol import MSG_CMSG_CLOEXEC, descriptors
 from shim.request import StartRequest
 
@@ -75,10 +74,7 @@ class ExternalContainer:
         self._pid = started.pid
         self._pidfd = os.dup(started.pidfd)
         if self._request.endpoints is not None:
-            try:
-                endpoint.plug_all(started.pid, self._request.endpoints)
-            except OSError as e:
-                raise RuntimeFailure.from_os("network", e, f"network: {e.strerror}") from e
+            plug(started.pid, self._request.endpoints)
         return started
 
     def start(self) -> None:

@@ -13,11 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common import endpoint
 from runtime import cgroups, container, spec
 from runtime.cgroups import OOMWatch
-from runtime.errors import RuntimeFailure
-from shim.container import Descriptors, Started, interface_counters
+from shim.container import Descriptors, Started, interface_counters, plug
 from shim.request import StartRequest
 
 DEFAULT_CGROUP_PARENT = "/longshore"
@@ -116,7 +114,4 @@ class NativeContainer:
     def _plug(self, pid: int) -> None:
         if self._request.endpoints is None:
             return
-        try:
-            endpoint.plug_all(pid, self._request.endpoints)
-        except OSError as e:
-            raise RuntimeFailure.from_os("network", e, "unable to set up the network") from e
+        plug(pid, self._request.endpoints)
