@@ -12,9 +12,9 @@ import orjson
 from aiohttp import web
 
 from common.errors import InvalidArgument
+from common.times import rfc3339_nano
 from compat_api.request import COMMON_HEADERS, Request
 from compat_api.routes import Answer, Empty, Json, Route
-from compat_api.times import rfc3339
 from compat_api.transfer import download, upload
 from lifecycle._pb import containers_pb2 as pb
 
@@ -45,7 +45,7 @@ def stat_header(found: pb.PathStat) -> str:
         "name": found.name,
         "size": found.size,
         "mode": go_file_mode(found.mode),
-        "mtime": rfc3339(found.mtime),
+        "mtime": rfc3339_nano(found.mtime),
         "linkTarget": found.link_target,
     }
     return base64.b64encode(orjson.dumps(body)).decode()

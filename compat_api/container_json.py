@@ -11,9 +11,10 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from common.times import rfc3339_nano
 from compat_api.container_fields import CONFIG, ENDPOINT, HOST_CONFIG, render_ports
 from compat_api.detach_keys import parse_detach_keys
-from compat_api.times import human_duration, rfc3339
+from compat_api.times import human_duration
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle._pb import networks_pb2
 
@@ -34,7 +35,7 @@ RUNNING = frozenset((pb.RUNNING, pb.PAUSED, pb.RESTARTING))
 def inspect_body(container: pb.Container) -> dict[str, Any]:
     body: dict[str, Any] = {
         "Id": container.id,
-        "Created": rfc3339(container.created),
+        "Created": rfc3339_nano(container.created),
         "Path": container.path,
         "Args": list(container.args),
         "State": state_body(container.state),
@@ -72,8 +73,8 @@ def state_body(state: pb.State) -> dict[str, Any]:
         "Pid": state.pid,
         "ExitCode": state.exit_code,
         "Error": state.error,
-        "StartedAt": rfc3339(state.started_at),
-        "FinishedAt": rfc3339(state.finished_at),
+        "StartedAt": rfc3339_nano(state.started_at),
+        "FinishedAt": rfc3339_nano(state.finished_at),
     }
     if state.HasField("health"):
         body["Health"] = health_body(state.health)
@@ -86,8 +87,8 @@ def health_body(health: pb.Health) -> dict[str, Any]:
         "FailingStreak": health.failing_streak,
         "Log": [
             {
-                "Start": rfc3339(result.start),
-                "End": rfc3339(result.end),
+                "Start": rfc3339_nano(result.start),
+                "End": rfc3339_nano(result.end),
                 "ExitCode": result.exit_code,
                 "Output": result.output,
             }

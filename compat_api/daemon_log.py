@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 
-from compat_api.times import rfc3339
+from common.times import rfc3339_nano
 
 LEVELS = {
     "debug": logging.DEBUG,
@@ -36,7 +36,7 @@ class Formatter(logging.Formatter):
         message = record.getMessage()
         if record.exc_info:
             message += "\n" + self.formatException(record.exc_info)
-        moment = rfc3339(int(record.created * 1_000_000_000))
+        moment = rfc3339_nano(int(record.created * 1_000_000_000))
         level = NAMES.get(record.levelno, "info")
         if self._as_json:
             return json.dumps({"level": level, "msg": message, "time": moment})

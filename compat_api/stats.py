@@ -12,10 +12,11 @@ from typing import Any
 import orjson
 
 from common.errors import InvalidArgument
+from common.times import rfc3339_nano
 from compat_api.request import Request
 from compat_api.routes import Answer, Json, Route
 from compat_api.streams import JsonStream
-from compat_api.times import ZERO_TIME, rfc3339
+from compat_api.times import ZERO_TIME
 from lifecycle._pb import containers_pb2 as pb
 
 INTERVAL = 1.0
@@ -94,7 +95,7 @@ def stats_body(sample: pb.Stats) -> dict[str, Any]:
     body: dict[str, Any] = {
         "name": f"/{sample.name}",
         "id": sample.id,
-        "read": rfc3339(counters.get("read", 0)),
+        "read": rfc3339_nano(counters.get("read", 0)),
         "preread": ZERO_TIME,
         "pids_stats": pids_body(cgroup.get("pids")),
         "blkio_stats": block_io_body(cgroup.get("block_io")),

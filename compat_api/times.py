@@ -1,21 +1,8 @@
-"""longshored: times and durations in Docker's forms; pure functions."""
+"""longshored: durations as in the status of a list; pure functions."""
 
 from __future__ import annotations
 
-import time
-
 ZERO_TIME = "0001-01-01T00:00:00Z"
-
-
-def rfc3339(nanoseconds: int) -> str:
-    """Go's RFC3339Nano in UTC, without zeros at the end; 0 is Go's zero time."""
-    if not nanoseconds:
-        return ZERO_TIME
-    seconds, fraction = divmod(nanoseconds, 1_000_000_000)
-    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-    if fraction:
-        text += f".{fraction:09d}".rstrip("0")
-    return text + "Z"
 
 
 def human_duration(nanoseconds: int) -> str:
