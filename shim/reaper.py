@@ -14,12 +14,10 @@ import select
 import signal
 import socket
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import orjson
 
-from common import atomicfile
 from runtime import syscalls
 from shim.loop import Loop
 
@@ -34,10 +32,15 @@ class ExitRecord:
     oom_killed: bool
     exited_at: int  # ns since 1970
 
-    def write(self, directory: Path) -> None:
-        path = directory / RECORD_NAME
-        # It is on a tmpfs: after a power cut there is no container that it could speak of.
-        atomicfile.write(path, orjson.dumps(asdict(self)), durable=False)
+    def write(self, directory: str) -> None:
+        """Whole or absent. By hand: whoever waits for the container waits for this, too."""
+        path = f"{directory}/{RECORD_NAME}"
+        fd = os.open(f"{path}.tmp", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, orjson.dumps(self))
+        finally:
+            os.close(fd)
+        os.rename(f"{path}.tmp", path)
 
 
 def exit_code(result: os.waitid_result) -> int:

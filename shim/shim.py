@@ -186,7 +186,7 @@ class Shim:
         self.streams.close()
         record = ExitRecord(code, self._oom_kills > 0, self._exited_at)
         try:
-            record.write(self.directory)
+            record.write(str(self.directory))
         except OSError:
             traceback.print_exc()  # the subscribers still hear of it
         self.status = "exited"
