@@ -26,6 +26,9 @@ from lifecycle._pb import types_pb2 as pb
 CHUNK = 256 * 1024
 # Longer than the cancellation of a call takes to arrive.
 CANCEL_SECONDS = 5.0
+# How long a lifecycle that has died may take to come back, and how often to look.
+START_SECONDS = 10.0
+RETRY_SECONDS = 0.02
 _ANSWER_SIZE = 4096
 
 
@@ -33,10 +36,8 @@ async def send_descriptor(paths: Paths, fd: int) -> str:
     """Give lifecycle a duplicate of ``fd``; returns the token that a call names it by."""
     loop = asyncio.get_running_loop()
     token = secrets.token_hex(16)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
-        connection.setblocking(False)
+    with await _connect(paths) as connection:
         try:
-            await loop.sock_connect(connection, os.fspath(paths.streams_socket))
             # One small packet on a new connection always fits.
             socket.send_fds(connection, [orjson.dumps({"token": token})], [fd])
             answer = await loop.sock_recv(connection, _ANSWER_SIZE)
@@ -45,6 +46,27 @@ async def send_descriptor(paths: Paths, fd: int) -> str:
     if not answer:
         raise Unavailable("the engine's lifecycle service did not take a stream")
     return token
+
+
+async def _connect(paths: Paths) -> socket.socket:
+    """Waits for a lifecycle that is being started, as gRPC calls do."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + START_SECONDS
+    while True:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        connection.setblocking(False)
+        try:
+            await loop.sock_connect(connection, os.fspath(paths.streams_socket))
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            connection.close()
+            if loop.time() > deadline:
+                raise Unavailable("the engine's lifecycle service is not running") from error
+            await asyncio.sleep(RETRY_SECONDS)
+        except BaseException:
+            connection.close()
+            raise
+        else:
+            return connection
 
 
 @asynccontextmanager

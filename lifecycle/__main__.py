@@ -46,6 +46,7 @@ from lifecycle.services.system import System
 from lifecycle.shims import Zygote
 from lifecycle.streams import StreamRegistry
 from lifecycle.volumes import VolumeService
+from runtime import cgroups
 
 log = logging.getLogger("longshore-lifecycle")
 
@@ -111,6 +112,7 @@ async def serve(paths: Paths, options: EngineOptions) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    cgroups.leave_root()
     kernel = host.look()
     engine = await build(paths, options, kernel)
     server = _server(engine, kernel)
