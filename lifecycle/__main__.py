@@ -116,6 +116,7 @@ async def serve(paths: Paths, options: EngineOptions) -> None:
     kernel = host.look()
     engine = await build(paths, options, kernel)
     server = _server(engine, kernel)
+    _watch_firewall(engine)
     try:
         await engine.zygote.open()
         engine.streams.open()
@@ -165,8 +166,24 @@ async def build(paths: Paths, options: EngineOptions, kernel: host.Host) -> Engi
     return engine
 
 
+def _watch_firewall(engine: Engine) -> None:
+    """Put back at once what ``nft flush ruleset`` or a firewall's reload takes away."""
+    watched = engine.networks.firewall_fileno()
+    if watched is None:
+        return
+
+    def repair() -> None:
+        if engine.networks.repair_firewall():
+            log.warning("another program removed rules of this engine's; they are back")
+
+    asyncio.get_running_loop().add_reader(watched, repair)
+
+
 async def close(engine: Engine) -> None:
     await engine.cancel_tasks()
+    watched = engine.networks.firewall_fileno()
+    if watched is not None:
+        asyncio.get_running_loop().remove_reader(watched)
     engine.streams.close()
     await engine.images.close()
     await engine.zygote.close()
