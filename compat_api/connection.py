@@ -12,6 +12,8 @@ from typing import Any
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+MAX_HELD = 64 << 10
+
 # Tells hijack.py that the client itself did not ask for an upgrade.
 PLAIN_HEADER = "Longshore-Plain-Hijack"
 
@@ -19,16 +21,25 @@ PLAIN_HEADER = "Longshore-Plain-Hijack"
 class Connection(RequestHandler):
     """One client's connection."""
 
-    __slots__ = ()
+    __slots__ = ("_held",)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._held = b""  # the begin of a request's head whose end has not come
 
     def data_received(self, data: bytes) -> None:
+        if self._held:
+            data, self._held = self._held + data, b""
         # Only where a request begins: the bytes of an upload must pass as they are.
         if data.startswith(b"POST ") and (self._waiter is not None or self._request_count == 0):
+            if b"\r\n\r\n" not in data and len(data) < MAX_HELD:
+                self._held = data
+                return
             data = as_upgrade(data)
         super().data_received(data)
 
     def take_early(self) -> bytes:
-        """What came behind the head and body of an upgrade request, and has not been parsed."""
+        """What came behind the head and body of an attach or exec request."""
         early, self._message_tail = self._message_tail, b""
         return early
 
@@ -54,17 +65,17 @@ def serve(handler: Any) -> Server:
 
 
 def as_upgrade(data: bytes) -> bytes:
-    """``data`` with an Upgrade header if it begins an attach or exec request without one.
+    """``data`` with another Upgrade header in front if it begins an attach or exec request.
 
-    Such clients may write to the process at once. The parser would read that as their next request;
-    with the header it stops behind this one.
+    Clients may write to the process at once, behind their request. aiohttp's parser takes that for
+    the next request, or drops it, unless the request upgrades to a WebSocket: then it stops there.
     """
     line_end = data.find(b"\r\n")
     path = data[5:line_end].partition(b"?")[0].partition(b" ")[0]
     if not (path.endswith(b"/attach") or (b"/exec/" in path and path.endswith(b"/start"))):
         return data
-    head_end = data.find(b"\r\n\r\n")
-    if head_end < 0 or b"\r\nupgrade:" in data[:head_end].lower():
-        return data
-    header = f"\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n{PLAIN_HEADER}: 1".encode()
+    head = data[: data.find(b"\r\n\r\n")].lower()
+    header = b"\r\nConnection: Upgrade\r\nUpgrade: websocket"
+    if b"\r\nupgrade:" not in head:
+        header += f"\r\n{PLAIN_HEADER}: 1".encode()
     return data[:line_end] + header + data[line_end:]

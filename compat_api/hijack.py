@@ -113,6 +113,10 @@ class Hijack:
             self._relay.close()
         transport = self._request.http.transport
         if transport is not None:
+            if transport.can_write_eof():
+                # Lifecycle may have a duplicate that a failed call did not claim; closing ours
+                # would not end the connection then.
+                transport.write_eof()
             transport.close()
         return Gone()
 
