@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import os
 import socket
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ import orjson
 from runtime.errors import RuntimeFailure
 
 LIMIT = 64 * 1024
+MAX_FDS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +48,19 @@ class Channel:
         """``send`` by write(2), the one call that a filter with a listener may not be about."""
         os.write(self.socket.fileno(), orjson.dumps({"kind": kind, **fields}))
 
+    def answer(self, kind: str, **fields: object) -> None:
+        """``send`` to a side that may have failed meanwhile: receive() then says why."""
+        with suppress(BrokenPipeError):
+            self.send(kind, (), **fields)
+
     def receive(self) -> Message | None:
         """The next message; None at end of file. A failure of the other side is raised."""
         try:
-            data, rights, _, _ = self.socket.recvmsg(
-                LIMIT, socket.CMSG_SPACE(4 * 4), socket.MSG_CMSG_CLOEXEC
-            )
-        except ConnectionResetError:  # it died with a message of ours unread
-            return None
+            data, rights = self._read()
+        except ConnectionResetError:
+            # It ended with a message of ours unread. The kernel says so once, and first; its own
+            # last message may still be there.
+            data, rights = self._read()
         if not data:
             return None
         fds = array.array("i")
@@ -64,6 +71,11 @@ class Channel:
         if kind == "error":
             raise RuntimeFailure(**fields)
         return Message(kind, fields, tuple(fds))
+
+    def _read(self) -> tuple[bytes, list[tuple[int, int, bytes]]]:
+        space = socket.CMSG_SPACE(MAX_FDS * 4)
+        data, rights, _, _ = self.socket.recvmsg(LIMIT, space, socket.MSG_CMSG_CLOEXEC)
+        return data, rights
 
     def expect(self, kind: str) -> Message:
         """Wait for ``kind``; what comes before it is kept for a later call."""

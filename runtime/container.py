@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from runtime import hooks
 from runtime import state as states
-from runtime.cgroups import CgroupError, Stats
+from runtime.cgroups import CgroupError, Stats, with_default_devices
 from runtime.cgroups import manager as cgroup_manager
 from runtime.create import InitProcess, Stdio, create, start, start_detached
 from runtime.errors import RuntimeFailure, WrongStatus
@@ -106,6 +106,8 @@ def resume(saved: State) -> None:
 
 
 def update(saved: State, resources: Resources) -> None:
+    if resources.devices:  # they are set as a whole, and a container always has the default ones
+        resources = with_default_devices(resources)
     _cgroup("update", lambda: cgroup_manager(saved.cgroup_path).apply(resources))
 
 

@@ -11,8 +11,8 @@ import datetime
 import os
 import select
 import signal
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,21 +81,20 @@ def create(
     ``no_pivot`` is for hosts whose own root is an initramfs, where pivot_root is not possible.
     """
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
-    with ExitStack() as undo:
+    with one_exception("create"), ExitStack() as undo:
         directory = state.reserve(state_root, container_id)
-        undo.callback(state.remove, directory)
+        undo.callback(_quietly, state.remove, directory)
         preparation = Preparation(spec, container_id, bundle, stdio.fds if stdio else None)
         undo.callback(preparation.close)
         preparation.join_namespaces()
         manager = _make_cgroup(spec, container_id, undo)
         preparation.open(manager, rootfs_mounts, seccomp_bpf, preserve_fds)
+        os.mkfifo(directory / FIFO, 0o600)
         plan = preparation.plan(
-            fifo=_make_fifo(directory, preparation) if detached else -1, no_pivot=no_pivot
+            fifo=_open_fifo(directory, preparation) if detached else -1, no_pivot=no_pivot
         )
-        if not detached:
-            os.mkfifo(directory / FIFO, 0o600)
         process = _Process(plan, manager, on_namespaces)
-        undo.callback(process.abort)
+        undo.callback(_quietly, process.abort)
         process.clone()
         preparation.close()
         _write_oom_score(process.pid, spec.process.oom_score_adj)
@@ -114,12 +113,13 @@ def create(
 
 def start(init_process: InitProcess) -> None:
     """Let init execute its program; returns when execve has succeeded."""
-    os.unlink(Path(init_process.state.directory) / FIFO)
     channel = init_process.channel
     if channel is None:
-        raise RuntimeFailure("start", "the container was created by another process")
+        start_detached(init_process.state, init_process.spec)
+        return
     try:
-        channel.send("start")
+        os.unlink(Path(init_process.state.directory) / FIFO)
+        channel.answer("start")
         message = channel.receive()
         while message is not None:
             message = channel.receive()
@@ -176,7 +176,7 @@ def _make_cgroup(spec: Spec, container_id: str, undo: ExitStack) -> Manager:
     try:
         manager = cgroup_manager(cgroup_path(spec, container_id))
         manager.create()
-        undo.callback(manager.delete)
+        undo.callback(_quietly, manager.delete)
         manager.apply(with_default_devices(spec.linux.resources))
     except CgroupError as error:
         raise RuntimeFailure("cgroup", f"unable to apply cgroup configuration: {error}") from error
@@ -186,11 +186,23 @@ def _make_cgroup(spec: Spec, container_id: str, undo: ExitStack) -> Manager:
     return manager
 
 
-def _make_fifo(directory: Path, preparation: Preparation) -> int:
-    """Opened for both ways: the child's read then blocks until start, and never sees a hangup."""
-    os.mkfifo(directory / FIFO, 0o600)
-    fd = os.open(directory / FIFO, os.O_RDWR | os.O_CLOEXEC)
-    return preparation.own(fd)
+def _open_fifo(directory: Path, preparation: Preparation) -> int:
+    """For both ways: the child's read then blocks until start, and never sees a hangup."""
+    return preparation.own(os.open(directory / FIFO, os.O_RDWR | os.O_CLOEXEC))
+
+
+@contextmanager
+def one_exception(step: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RuntimeFailure.from_os(step, error) from error
+
+
+def _quietly(undo: Callable[..., object], *arguments: object) -> None:
+    """What fails while undoing must not hide what made us undo."""
+    with suppress(OSError, CgroupError):
+        undo(*arguments)
 
 
 def _write_oom_score(pid: int, wanted: int | None) -> None:
@@ -203,6 +215,8 @@ def _write_oom_score(pid: int, wanted: int | None) -> None:
     try:
         with open(f"/proc/{pid}/oom_score_adj", "wb", buffering=0) as file:
             file.write(b"%d" % wanted)
+    except ProcessLookupError:
+        pass  # it has failed already, and its own message says more
     except OSError as error:
         what = f"failed to set oom_score_adj to {wanted}"
         raise RuntimeFailure.from_os("oom", error, INIT_PREFIX + what) from error
@@ -266,7 +280,7 @@ class _Process:
         linux = self.plan.spec.linux
         if "user" in self.plan.namespaces.new:
             namespaces.write_mappings(self.pid, linux.uid_mappings, linux.gid_mappings)
-            self.channel.send("mapped")
+            self.channel.answer("mapped")
 
     def serve_until_ready(self) -> None:
         while True:
@@ -286,10 +300,10 @@ class _Process:
                 namespaces.write_time_offsets(self.pid, self.plan.spec.linux.time_offsets)
             if self.on_namespaces is not None:
                 self.on_namespaces(self.pid)
-            self.channel.send("network")
+            self.channel.answer("network")
         elif message.kind == "mounted":
             self._run_hooks()
-            self.channel.send("hooked", pid=self.pid)
+            self.channel.answer("hooked", pid=self.pid)
         elif message.kind == "listener":
             profile = self.plan.spec.linux.seccomp
             document = self._document()

@@ -32,6 +32,13 @@ class RuntimeFailure(Exception):
         self.errno = errno
         self.path = path
 
+    def __str__(self) -> str:
+        return self.message
+
+    def in_init(self) -> None:
+        """As runc's child side says it, whichever side found out here."""
+        self.message = INIT_PREFIX + self.message
+
     @classmethod
     def from_os(cls, step: str, error: OSError, what: str = "") -> RuntimeFailure:
         """``what`` says what was tried; the reason is appended to it."""

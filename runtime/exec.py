@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from runtime import joining, listener, namespaces, procfs, program, state, syscalls, validate
 from runtime.cgroups import manager as cgroup_manager
 from runtime.channel import Channel
-from runtime.create import Stdio, hook_state
+from runtime.create import Stdio, hook_state, one_exception
 from runtime.errors import RuntimeFailure, WrongStatus
 from runtime.spec import Process, Seccomp
 from runtime.state import State
@@ -47,7 +47,7 @@ def exec_process(
     if not ignore_paused and cgroup_manager(saved.cgroup_path).frozen():
         text = "cannot exec in a paused container (use --ignore-paused to override)"
         raise WrongStatus("exec", text)
-    with ExitStack() as opened:
+    with one_exception("exec"), ExitStack() as opened:
         plan, clone_fd, pid_namespace = _prepare(
             saved,
             process,

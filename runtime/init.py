@@ -99,7 +99,7 @@ def run(plan: Plan, channel: Channel) -> None:
 
 def _report(channel: Channel, failure: RuntimeFailure) -> None:
     if failure.step != "user":  # Docker finds users itself, so its text has no prefix
-        failure.message = INIT_PREFIX + failure.message
+        failure.in_init()
     try:
         channel.fail(failure)
     except OSError:

@@ -32,7 +32,7 @@ def forward(
     except OSError as error:
         what = f"unable to send the seccomp listener to {profile.listener_path}"
         raise RuntimeFailure.from_os("seccomp", error, what) from error
-    channel.send("taken")
+    channel.answer("taken")
 
 
 def _send(profile: Seccomp, fd: int, state: bytes, pid: int) -> None:

@@ -91,7 +91,11 @@ class Preparation:
             namespaced = "cgroup" in self.namespaces.new
             planned = cgroupmount.plan(mount, manager.path, namespaced=namespaced)
         else:
-            planned = mounts.plan(mount, self.bundle, self._userns_for)
+            try:
+                planned = mounts.plan(mount, self.bundle, self._userns_for)
+            except RuntimeFailure as failure:
+                failure.in_init()
+                raise
         trees = planned.trees if isinstance(planned, CgroupV1) else [planned.tree]
         for tree in trees:
             if tree >= 0:
