@@ -146,7 +146,7 @@ def network_settings_body(container: pb.Container) -> dict[str, Any]:
         "IPAddress": legacy.ip_address,
         "IPPrefixLen": legacy.ip_prefix_len,
         "IPv6Gateway": legacy.ipv6_gateway,
-        "MacAddress": legacy.mac_address if legacy.endpoint_id else "",
+        "MacAddress": legacy.assigned_mac if legacy.endpoint_id else "",
         "Networks": {item.network: endpoint_body(item) for item in container.endpoints},
     }
 
@@ -170,6 +170,7 @@ def endpoint_operation(endpoint: networks_pb2.EndpointSettings) -> dict[str, Any
         "IPv6Gateway": endpoint.ipv6_gateway,
         "GlobalIPv6Address": endpoint.ipv6_address,
         "GlobalIPv6PrefixLen": endpoint.ipv6_prefix_len,
+        "MacAddress": endpoint.assigned_mac or endpoint.mac_address,
     }
 
 
@@ -186,7 +187,6 @@ def listed_endpoint_body(endpoint: networks_pb2.EndpointSettings) -> dict[str, A
         "IPAMConfig": ipam,
         "Links": None,
         "Aliases": None,
-        "MacAddress": endpoint.mac_address,
         "DriverOpts": None,
         "GwPriority": endpoint.gw_priority,
         **endpoint_operation(endpoint),

@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from common.errors import InvalidArgument, NotFound, NotSupported
 from common.ids import new_id, short
 from images.model import Image, ImageConfig
-from lifecycle import capabilities, mountpoints, names, security, signals
+from lifecycle import capabilities, logging_options, mountpoints, names, security, signals
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle._pb.networks_pb2 import EndpointSettings
 from lifecycle.container import Container
@@ -179,8 +179,7 @@ def check(engine: Engine, config: pb.Config, host: pb.HostConfig) -> None:
     capabilities.adjust(host.cap_add.values, host.cap_drop.values, privileged=host.privileged)
     security.parse(host.security_opt.values)
     find_runtime(engine.options, host.runtime)
-    if host.log_config.type not in ("json-file", "none"):
-        raise NotSupported(f"log driver {host.log_config.type!r} is not supported")
+    logging_options.check(host.log_config)
     if host.resources.device_requests:
         raise NotSupported(
             'could not select device driver "" with capabilities: [[gpu]]: this engine has no '

@@ -70,7 +70,7 @@ class Exec:
 
 def create(engine: Engine, request: pb.CreateExecRequest) -> str:
     container = engine.containers.find(request.ref)
-    require_running(container)
+    require_running(container, request.ref)
     if not request.cmd:
         raise InvalidArgument("No exec command specified")
     if request.HasField("detach_keys"):
@@ -90,28 +90,23 @@ def find(engine: Engine, exec_id: str) -> Exec:
 
 async def start(engine: Engine, request: pb.StartExecRequest) -> pb.StartExecReply:
     """Run it. The client's descriptor goes to the shim, which closes it at the end."""
-    execution = find(engine, request.id)
-    if execution.was_started:
-        raise Conflict(f"exec command {request.id} has already run")
-    require_running(execution.container)
-    tty = execution.request.tty
-    execution.was_started = True
-    descriptor = -1
-    if not request.detach:
-        descriptor = engine.streams.claim(request.stream.token)
-    try:
+    with engine.streams.claimed(request.stream.token) as descriptor:
+        execution = find(engine, request.id)
+        if execution.was_started:
+            raise Conflict(f"exec command {request.id} has already run")
+        require_running(execution.container)
+        execution.was_started = True
+        tty = execution.request.tty
         if descriptor >= 0:
             os.write(descriptor, request.stream.head_tty if tty else request.stream.head_plain)
-        await _run(engine, execution, request, descriptor)
-    except ShimError as error:
-        failure = _failed(execution, error)
-        if request.detach:
-            raise InvalidArgument(failure) from error
-        return pb.StartExecReply(tty=tty, failure=failure)
-    finally:
-        if descriptor >= 0:
-            os.close(descriptor)
-    return pb.StartExecReply(tty=tty)
+        try:
+            await _run(engine, execution, request, descriptor)
+        except ShimError as error:
+            failure = _failed(execution, error)
+            if request.detach:
+                raise InvalidArgument(failure) from error
+            return pb.StartExecReply(tty=tty, failure=failure)
+        return pb.StartExecReply(tty=tty)
 
 
 async def _run(
@@ -181,10 +176,11 @@ async def resize(engine: Engine, request: pb.ResizeRequest) -> None:
     await shim.call("resize", exec_id=execution.id, height=request.height, width=request.width)
 
 
-def require_running(container: Container) -> Any:
+def require_running(container: Container, reference: str = "") -> Any:
     """The shim of a container that can execute; raises Docker's conflicts."""
     if container.status == status.PAUSED:
-        raise Conflict(f"Container {container.id} is paused, unpause the container before exec")
+        name = reference or container.id
+        raise Conflict(f"Container {name} is paused, unpause the container before exec")
     if container.status == status.RESTARTING:
         raise Conflict(
             f"Container {container.id} is restarting, wait until the container is running"

@@ -5,8 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from common.errors import InvalidArgument
+from common.errors import InvalidArgument, NotSupported
 from lifecycle._pb import containers_pb2 as pb
+
+DRIVERS = ("json-file", "none")
+DOCKERS_OTHER_DRIVERS = frozenset(
+    {"local", "syslog", "journald", "fluentd", "gelf", "awslogs", "splunk", "gcplogs", "etwlogs"}
+)
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgtp]?)i?b?", re.ASCII | re.IGNORECASE)
 _OPTIONS = frozenset(
@@ -16,8 +21,14 @@ _COMMON = frozenset({"mode", "max-buffer-size"})
 
 
 def check(config: pb.LogConfig) -> None:
-    """Raises Docker's error for an option that the driver does not have."""
-    if config.type != "json-file":
+    """Raises Docker's error for a driver or an option of one that there is not."""
+    if config.type in DOCKERS_OTHER_DRIVERS:
+        raise NotSupported(f"log driver {config.type} is not supported: use json-file or none")
+    if config.type not in DRIVERS:
+        raise InvalidArgument(
+            f'error looking up logging plugin {config.type}: plugin "{config.type}" not found'
+        )
+    if config.type == "none":
         return
     for name in config.config:
         if name not in _OPTIONS | _COMMON:

@@ -19,8 +19,6 @@ from lifecycle.volumes import VolumeService
 
 Json = dict[str, Any]
 
-_MODES = frozenset({"ro", "rw", "z", "Z", "nocopy", "cached", "delegated", "consistent", "default"})
-
 
 @dataclass(frozen=True, slots=True)
 class Bind:
@@ -48,27 +46,11 @@ class Bind:
 
 
 def parse_bind(text: str) -> Bind:
-    """``source:destination[:options]``; raises Docker's error."""
-    parts = text.split(":")
-    if len(parts) not in (2, 3) or not all(parts[:2]):
-        raise InvalidArgument(f"invalid volume specification: '{text}'")
-    bind = Bind(parts[0], posixpath.normpath(parts[1]), parts[2] if len(parts) == 3 else "")
-    if not parts[1].startswith("/"):
-        raise InvalidArgument(
-            f"invalid volume specification: '{text}': invalid mount config for type "
-            f"\"{'volume' if bind.is_volume else 'bind'}\": invalid mount path: '{parts[1]}' "
-            "mount path must be absolute"
-        )
-    if bind.destination == "/":
-        raise InvalidArgument(
-            f"invalid volume specification: '{text}': invalid mount config for type "
-            f'"{"volume" if bind.is_volume else "bind"}": invalid specification: destination '
-            "can't be '/'"
-        )
-    for option in bind.options:
-        if option not in _MODES and option not in PROPAGATIONS:
-            raise InvalidArgument(f"invalid mode: {bind.mode}")
-    return bind
+    """``[source:]destination[:options]``, whose form the API has checked."""
+    source, destination, mode = (*text.split(":"), "", "")[:3]
+    if not destination:
+        source, destination = "", source
+    return Bind(source, posixpath.normpath(destination), mode)
 
 
 def resolve(

@@ -216,37 +216,41 @@ async def wait(container: Container, condition: str) -> AsyncIterator[pb.WaitRep
 
 async def attach(engine: Engine, request: pb.AttachRequest) -> pb.AttachReply:
     """Join a client to the standard streams; before the start too."""
+    with engine.streams.claimed(request.stream.token) as descriptor:
+        return await _attach(engine, request, descriptor)
+
+
+async def _attach(engine: Engine, request: pb.AttachRequest, descriptor: int) -> pb.AttachReply:
     container = engine.containers.find(request.ref)
     config = container.record.config
     keys = parse_keys(request.detach_keys)
-    if container.status == status.PAUSED:
-        raise Conflict(f"container {container.id} is paused, unpause the container before attach")
-    if container.status == status.RESTARTING:
-        raise Conflict(
-            f"container {container.id} is restarting, wait until the container is running"
-        )
-    can_join = container.has_process or container.status == status.CREATED or container.shim
+    _check_attachable(container)
+    can_join = container.has_process or container.status == status.CREATED
     if request.wait_only or not can_join:
         return pb.AttachReply(joined=False, tty=config.tty)
     shim = await ensure_shim(engine, container)
-    descriptor = engine.streams.claim(request.stream.token)
-    try:
-        head = request.stream.head_tty if config.tty else request.stream.head_plain
-        os.write(descriptor, head)
-        await shim.call(
-            "attach",
-            [descriptor],
-            stdin=request.stdin and config.open_stdin,
-            stdout=request.stdout,
-            stderr=request.stderr,
-            framed=not config.tty,
-            detach_keys=keys if config.tty and request.stdin else [],
-            early=base64.b64encode(request.stream.early).decode(),
-        )
-    finally:
-        os.close(descriptor)
+    os.write(descriptor, request.stream.head_tty if config.tty else request.stream.head_plain)
+    await shim.call(
+        "attach",
+        [descriptor],
+        stdin=request.stdin and config.open_stdin,
+        stdout=request.stdout,
+        stderr=request.stderr,
+        framed=not config.tty,
+        detach_keys=keys if config.tty and request.stdin else [],
+        early=base64.b64encode(request.stream.early).decode(),
+    )
     engine.publish(container, "attach")
     return pb.AttachReply(joined=True, tty=config.tty)
+
+
+def _check_attachable(container: Container) -> None:
+    advice = {
+        status.PAUSED: "paused, unpause the container before attach",
+        status.RESTARTING: "restarting, wait until the container is running",
+    }.get(container.status)
+    if advice is not None:
+        raise Conflict(f"container {container.id} is {advice}")
 
 
 def process_ids(engine: Engine, container: Container) -> list[int]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from common.errors import InvalidArgument
@@ -40,6 +42,18 @@ class StreamRegistry:
             return self._descriptors.pop(token)
         except KeyError:
             raise InvalidArgument(f"no stream was sent for token {token!r}") from None
+
+    @contextmanager
+    def claimed(self, token: str) -> Iterator[int]:
+        """The descriptor under ``token``, closed in the end; -1 where the caller sent none."""
+        if not token:
+            yield -1
+            return
+        descriptor = self.claim(token)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
     def close(self) -> None:
         asyncio.get_running_loop().remove_reader(self._listener.fileno())
