@@ -55,10 +55,19 @@ def inspect_body(container: pb.Container) -> dict[str, Any]:
         "HostConfig": HOST_CONFIG.render(container.host_config),
         "GraphDriver": {"Data": dict(container.snapshot) or None, "Name": container.driver},
         "Mounts": [mount_body(mount) for mount in container.mounts],
-        "Config": CONFIG.render(container.config),
+        "Config": config_body(container),
         "NetworkSettings": network_settings_body(container),
     }
     body.update(size_fields(container))
+    return body
+
+
+def config_body(container: pb.Container) -> dict[str, Any]:
+    body = CONFIG.render(container.config)
+    for endpoint in container.endpoints:
+        # The address that was asked for on the main network also has its old place.
+        if endpoint.mac_address and endpoint.network == container.host_config.network_mode:
+            body.setdefault("MacAddress", endpoint.mac_address)
     return body
 
 
@@ -154,6 +163,7 @@ def network_settings_body(container: pb.Container) -> dict[str, Any]:
 def endpoint_body(endpoint: networks_pb2.EndpointSettings) -> dict[str, Any]:
     return {
         **ENDPOINT.render(endpoint),
+        "MacAddress": endpoint.assigned_mac or endpoint.mac_address,
         **endpoint_operation(endpoint),
         "DNSNames": list(endpoint.dns_names) or None,
     }

@@ -9,6 +9,7 @@ what it sent with what it reads come out equal.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -42,7 +43,7 @@ def mismatch(value: object, where: str, go_type: str) -> InvalidArgument:
     )
 
 
-class Field:
+class Field(ABC):
     """One field; ``omit_empty`` leaves a zero value out of the rendered object."""
 
     __slots__ = ("attribute", "json", "omit_empty")
@@ -52,9 +53,9 @@ class Field:
         self.attribute = attribute
         self.omit_empty = omit_empty
 
+    @abstractmethod
     def parse(self, value: Any, message: Any, where: str) -> None:
         """Set the attribute from ``value``, which is not null."""
-        raise NotImplementedError
 
     def render(self, message: Any) -> Any:
         value = getattr(message, self.attribute)

@@ -107,7 +107,9 @@ def set_network(container: pb.Container, body: dict[str, Any]) -> None:
     container.ports.extend(holder.port_bindings)
     for network, settings in body["Networks"].items():
         endpoint = container.endpoints.add(network=network, dns_names=settings["DNSNames"] or [])
-        ENDPOINT.parse(settings, endpoint, network)
+        # No address was asked for; the one shown was given.
+        ENDPOINT.parse({**settings, "MacAddress": None}, endpoint, network)
+        endpoint.assigned_mac = settings["MacAddress"]
         for name, attribute in ENDPOINT_NAMES.items():
             setattr(endpoint, attribute, settings[name])
 
@@ -120,6 +122,15 @@ def test_inspect_is_dockerds(name: str) -> None:
         # The contract has no {} for these: nobody compares them.
         endpoint["DriverOpts"] = endpoint["DriverOpts"] or None
     assert container_json.inspect_body(message(body)) == expected
+
+
+def test_the_mac_address_asked_for_is_in_the_config_too() -> None:
+    container = pb.Container(host_config=pb.HostConfig(network_mode="net"))
+    container.state.status = pb.CREATED
+    container.endpoints.add(network="net", mac_address="02:42:ac:11:00:42")
+    body = container_json.inspect_body(container)
+    assert body["Config"]["MacAddress"] == "02:42:ac:11:00:42"
+    assert body["NetworkSettings"]["Networks"]["net"]["MacAddress"] == "02:42:ac:11:00:42"
 
 
 def test_list_is_dockerds() -> None:
