@@ -16,10 +16,10 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from images import tar
+from common import tar
+from common.fileparts import set_xattrs, write_content
 
 ENTRY_LIMIT = 4_000_000
 ID_LIMIT = (1 << 32) - 1
@@ -157,14 +157,11 @@ class Applier:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(path, flags, 0o600)
         try:
-            if entry.sparse is None:
-                write_all(fd, reader.data())
-            else:
-                _write_sparse(fd, entry, reader)
+            write_content(fd, entry, reader)
             if self._ownership and (entry.uid or entry.gid):
                 os.fchown(fd, entry.uid, entry.gid)
             if entry.xattrs:
-                _set_xattrs(fd, entry.xattrs)
+                set_xattrs(fd, entry.xattrs)
             os.fchmod(fd, entry.mode)  # after chown, which clears setuid
             os.utime(fd, ns=(entry.mtime, entry.mtime))
         finally:
@@ -177,7 +174,7 @@ class Applier:
         if self._ownership:
             os.chown(path, entry.uid, entry.gid, follow_symlinks=False)
         if entry.xattrs:
-            _set_xattrs(path, entry.xattrs)
+            set_xattrs(path, entry.xattrs)
         if entry.type != tar.SYMLINK:
             os.chmod(path, entry.mode)
         if entry.type == tar.DIRECTORY:
@@ -244,53 +241,6 @@ def clean(name: bytes) -> bytes:
 
 def show(name: bytes) -> str:
     return repr(name[:200].decode("utf-8", "backslashreplace"))
-
-
-def write_all(fd: int, parts: Iterator[memoryview]) -> None:
-    for part in parts:
-        written = os.write(fd, part)
-        while written < len(part):
-            written += os.write(fd, part[written:])
-
-
-def _write_sparse(fd: int, entry: tar.Entry, reader: tar.Reader) -> None:
-    assert entry.sparse is not None
-    at = 0
-    for offset, length in entry.sparse:
-        if offset < at or offset + length > entry.real_size:
-            raise HostileArchive(f"{show(entry.name)}: corrupt sparse map")
-        os.lseek(fd, offset, os.SEEK_SET)
-        write_all(fd, reader.data(length))
-        at = offset + length
-    os.ftruncate(fd, entry.real_size)
-
-
-def _set_xattrs(target: int | bytes, xattrs: dict[bytes, bytes]) -> None:
-    setter: Callable[[bytes, bytes], None]
-    if isinstance(target, int):
-        setter = lambda key, value: os.setxattr(target, key, value)  # noqa: E731
-    else:
-        setter = lambda key, value: os.setxattr(target, key, value, follow_symlinks=False)  # noqa: E731
-    for key, value in xattrs.items():
-        if not is_xattr_allowed(key):
-            continue
-        try:
-            setter(key, value)
-        except OSError as e:
-            # The file system has none, or user.* on a symlink or device: the file is of more use.
-            if e.errno not in (errno.EOPNOTSUPP, errno.EPERM):
-                raise
-
-
-def is_xattr_allowed(key: bytes) -> bool:
-    """overlayfs's own would reach into other layers; trusted.* is the host's."""
-    if key.startswith(b"user."):
-        return not key.startswith(b"user.overlay.")
-    return key in (
-        b"security.capability",
-        b"system.posix_acl_access",
-        b"system.posix_acl_default",
-    )
 
 
 def _is_directory(path: bytes) -> bool:

@@ -14,9 +14,10 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from common import tar
 from common.errors import InvalidArgument
 from common.ids import short
-from images import compression, config, manifest, tar
+from images import compression, config, manifest
 from images.content import METADATA_LIMIT, ContentStore, Ingest, digest_of
 from images.layers import Layers, Unpacking
 from images.model import ImageRecord, LayerRecord, Platform, Progress

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from common import tar
 from common.errors import InternalError
-from images import config, manifest, reference, tar
+from images import config, manifest, reference
 from images.content import ContentStore, digest_of
 from images.listing import parse_time
 from images.manifest import Descriptor, Manifest

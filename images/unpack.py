@@ -34,7 +34,8 @@ from typing import Any
 
 from setproctitle import setproctitle
 
-from images import apply, compression, confinement, tar
+from common import tar
+from images import apply, compression, confinement
 
 MESSAGE_LIMIT = 1 << 16
 PROGRESS_SECONDS = 0.1

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from images import tar
+from common import tar
 
 
 def pieces(data: bytes, size: int) -> Iterator[bytes]:

@@ -1,9 +1,10 @@
-"""Library: the tar format, read as a stream and written; used in the worker and the unpackers.
+"""Library: the tar format, read as a stream and written; used by the images worker, its unpackers,
+and the zygote's jobs.
 
 Reads ustar, GNU (long names, base-256 numbers, sparse files) and PAX archives from any iterator of
 bytes, in one pass and with bounded memory. Only the format is known here: what a name may be and
-where it may point is judged by ``images/apply.py``. The standard library's tarfile is not used: it
-decodes names, looks owners up, is slow, and its extraction filters were bypassed time and again.
+where it may point is judged by those who create files. The standard library's tarfile is not used:
+it decodes names, looks owners up, is slow, and its extraction filters were bypassed time and again.
 """
 
 from __future__ import annotations
