@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from common import resolvconf
 from lifecycle import netfiles
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle.engine import Engine
@@ -34,7 +35,7 @@ def write(engine: Engine, record: pb.Container) -> None:
         ]
         _write(record, "hosts", netfiles.hosts(extra, own=own))
         resolver = Resolver.LEGACY
-    found = netfiles.read_host_resolv_conf()
+    found = resolvconf.read_host()
     _write(record, "resolv.conf", netfiles.resolv_conf(found, settings, resolver))
 
 

@@ -9,17 +9,12 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
-from pathlib import Path
+from ipaddress import ip_address
 
 from common.errors import InvalidArgument
+from common.resolvconf import DEFAULT_SERVERS, ResolvConf, upstream_servers, usable_inside
 
-HOST_RESOLV_CONF = Path("/etc/resolv.conf")
-# Where systemd-resolved keeps the servers that it asks itself.
-SYSTEMD_RESOLV_CONF = Path("/run/systemd/resolve/resolv.conf")
-SYSTEMD_STUB = "127.0.0.53"
 INTERNAL_RESOLVER = "127.0.0.11"
-DEFAULT_SERVERS = ("8.8.8.8", "8.8.4.4")
 HOST_GATEWAY = "host-gateway"
 
 _LOCALHOST = "127.0.0.1\tlocalhost\n"
@@ -49,18 +44,6 @@ class Resolver(enum.Enum):
 class HostsLine:
     address: str
     names: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ResolvConf:
-    """A host's file, parsed."""
-
-    source: str = ""
-    servers: tuple[str, ...] = ()
-    invalid_servers: tuple[str, ...] = ()
-    search: tuple[str, ...] = ()
-    options: tuple[str, ...] = ()
-    other: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,58 +106,6 @@ def host_network_hosts(host_file: str, extra: Sequence[HostsLine] = ()) -> str:
     return hosts(extra) if extra or not host_file else host_file
 
 
-def read_host_resolv_conf(
-    path: Path = HOST_RESOLV_CONF, systemd: Path = SYSTEMD_RESOLV_CONF
-) -> ResolvConf:
-    """The host's file; the one behind it where that only names systemd-resolved's stub."""
-    found = _read(path)
-    if found.servers == (SYSTEMD_STUB,):
-        behind = _read(systemd)
-        return behind if behind.source else found
-    return found
-
-
-def _read(path: Path) -> ResolvConf:
-    try:
-        return parse_resolv_conf(path.read_text(errors="replace"), str(path))
-    except FileNotFoundError:
-        return ResolvConf()
-
-
-def parse_resolv_conf(text: str, source: str) -> ResolvConf:
-    servers: list[str] = []
-    invalid: list[str] = []
-    search: list[str] = []
-    options: list[str] = []
-    other: list[str] = []
-    for line in text.splitlines():
-        word, *values = line.split() or ("#",)
-        if word[0] in "#;":
-            continue
-        if word not in ("nameserver", "search", "domain", "options"):
-            other.append(line)
-        elif not values:
-            continue
-        elif word == "nameserver":
-            (servers if _is_address(values[0]) else invalid).append(values[0])
-        elif word == "options":
-            options += values
-        else:
-            search = values  # the last one counts
-    return ResolvConf(
-        source, tuple(servers), tuple(invalid), tuple(search), tuple(options), tuple(other)
-    )
-
-
-def upstream_servers(host: ResolvConf, wanted: DnsSettings) -> list[tuple[str, bool]]:
-    """Whom the internal resolver asks, and whether it has to do so from the host's namespace."""
-    if wanted.servers:
-        return [(server, False) for server in wanted.servers]
-    if not host.servers:
-        return [(server, False) for server in DEFAULT_SERVERS]
-    return [(server, not _usable_inside(server)) for server in host.servers]
-
-
 def resolv_conf(host: ResolvConf, wanted: DnsSettings, resolver: Resolver) -> str:
     search: Sequence[str] = host.search
     if wanted.search:
@@ -189,7 +120,7 @@ def resolv_conf(host: ResolvConf, wanted: DnsSettings, resolver: Resolver) -> st
     if used_default:
         summary.append("# Used default nameservers.")
     if resolver is Resolver.INTERNAL:
-        upstream = upstream_servers(host, wanted)
+        upstream = upstream_servers(host, wanted.servers)
         shown = (f"host({server})" if from_host else server for server, from_host in upstream)
         summary.append(f"# ExtServers: [{' '.join(shown)}]")
     if host.invalid_servers:
@@ -209,7 +140,7 @@ def _servers(
         return (INTERNAL_RESOLVER,), not given
     if resolver is Resolver.HOST or wanted.servers:
         return given, False
-    usable = [server for server in given if _usable_inside(server)]
+    usable = [server for server in given if usable_inside(server)]
     return (usable, False) if usable else (DEFAULT_SERVERS, True)
 
 
@@ -234,20 +165,6 @@ def _overrides(wanted: DnsSettings) -> list[str]:
         ("options", wanted.options),
     )
     return [name for name, values in given if values]
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _usable_inside(server: str) -> bool:
-    """A loopback of the host is not the container's, and it has no IPv6 there."""
-    address = ip_address(server)
-    return not address.is_loopback and not isinstance(address, IPv6Address)
 
 
 def _is_ndots(option: str) -> bool:
