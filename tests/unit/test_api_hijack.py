@@ -371,4 +371,6 @@ async def test_a_head_in_pieces_is_one_request(service: Service) -> None:
         writer.write(piece)
     assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
     assert await reader.readuntil(b">") == b"<early>"
+    await half_close(writer)
+    assert await reader.read() == b"end"
     writer.close()
