@@ -54,7 +54,7 @@ async def push(request: Request) -> Answer:
             reference=reference.join(request.name, tag),
             all_tags=not tag and reference.is_bare(request.name),
             auth=request.registry_auth(),
-            platform=reference.parse_platform(request.text("platform")),
+            platform=reference.one_platform(request.texts("platform")),
         )
     )
     async with JsonStream(request) as stream:
@@ -102,7 +102,7 @@ async def load(request: Request) -> Answer:
             pb.LoadRequest(
                 input=tar,
                 quiet=request.flag("quiet"),
-                platform=reference.parse_platform(request.text("platform")),
+                platform=reference.one_platform(request.texts("platform")),
             )
         )
         async with JsonStream(request) as stream:
@@ -115,7 +115,7 @@ async def load(request: Request) -> Answer:
 async def save(request: Request) -> Answer:
     """GET /images/get?names=... and GET /images/{name}/get."""
     names = [request.name] if request.name else request.texts("names")
-    platform = reference.parse_platform(request.text("platform"))
+    platform = reference.one_platform(request.texts("platform"))
     images = request.engine.images
     return await download(
         request,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.errors import InvalidArgument, NotSupported
+from common.errors import InvalidArgument
 from compat_api import image_json, image_search, reference
 from compat_api.request import Request, auth_config
 from compat_api.routes import Answer, Empty, Json, Route
@@ -51,11 +51,15 @@ async def tag(request: Request) -> Answer:
 async def remove(request: Request) -> Answer:
     if not request.name.strip():
         raise InvalidArgument("image name cannot be blank")
-    if request.texts("platforms"):
-        raise NotSupported("an image has one platform here: remove it without naming platforms")
+    platforms = request.texts("platforms")
+    if len(platforms) > 1:
+        raise InvalidArgument("multiple platforms are not supported")
     reply = await request.engine.images.Remove(
         pb.RemoveImageRequest(
-            ref=request.name, force=request.flag("force"), no_prune=request.flag("noprune")
+            ref=request.name,
+            force=request.flag("force"),
+            no_prune=request.flag("noprune"),
+            platform=reference.parse_platform(platforms[0]) if platforms else "",
         )
     )
     return Json(image_json.removed(reply))

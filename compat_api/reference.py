@@ -32,6 +32,12 @@ def is_bare(name: str) -> bool:
     return bare(name) == name
 
 
+def one_platform(texts: list[str]) -> str:
+    if len(texts) > 1:
+        raise InvalidArgument("multiple platform parameters not supported")
+    return parse_platform(texts[0]) if texts else ""
+
+
 def parse_platform(text: str) -> str:
     """The JSON object in which newer endpoints get a platform, as ``os/arch[/variant]``."""
     if not text:

@@ -57,8 +57,18 @@ def parse_challenge(header: str) -> Challenge | None:
 
 class Authenticator:
     def __init__(
-        self, endpoint: Endpoint, auth: AuthConfig | None, scope: str, fetch: Fetch
+        self,
+        endpoint: Endpoint,
+        auth: AuthConfig | None,
+        scope: str,
+        fetch: Fetch,
+        *,
+        offline: bool = False,
     ) -> None:
+        # With ``offline`` the token service is asked for a token that can stand for the password
+        # from then on; it is in ``identity_token`` afterwards.
+        self.identity_token = ""
+        self._offline = offline
         # A mirror is another party than the registry that the user logged in to.
         self._auth = AuthConfig() if auth is None or endpoint.mirror else auth
         self._endpoint = endpoint
@@ -112,12 +122,14 @@ class Authenticator:
         headers = {"Authorization": basic} if (basic := self._basic()) else {}
         if basic:
             query["account"] = self._auth.username
+        if self._offline:
+            query |= {"offline_token": "true", "client_id": CLIENT_ID}
         pairs = [(key, value) for key, value in query.items() if value and key != "scope"]
         pairs += [("scope", part) for part in query["scope"].split()]
         separator = "&" if parts.query else "?"
         url = f"{realm}{separator}{urlencode(pairs)}"
         status, body = await self._fetch("GET", url, headers=headers, data=None)
-        return _parse_token(status, body)
+        return self._parse_token(status, body)
 
     async def _oauth(self, realm: str, query: Mapping[str, str]) -> tuple[str, int]:
         form = {
@@ -129,22 +141,24 @@ class Authenticator:
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
         data = urlencode(form).encode()
         status, body = await self._fetch("POST", realm, headers=headers, data=data)
-        return _parse_token(status, body)
+        return self._parse_token(status, body)
 
-
-def _parse_token(status: int, body: bytes) -> tuple[str, int]:
-    if status in (401, 403):
-        raise Unauthenticated("unauthorized: incorrect username or password")
-    if status != 200:
-        raise InternalError(f"fetching a token failed with status {status}")
-    try:
-        answer = json.loads(body)
-        token = answer.get("token") or answer.get("access_token")
-        seconds = answer.get("expires_in") or DEFAULT_TOKEN_SECONDS
-    except (ValueError, AttributeError) as e:
-        raise InternalError("the token service did not answer with JSON") from e
-    if not isinstance(token, str) or not isinstance(seconds, int) or not token.isascii():
-        raise InternalError("authorization server did not include a token in the response")
-    if any(character in token for character in "\r\n"):
-        raise InternalError("the token service answered with an invalid token")
-    return token, seconds
+    def _parse_token(self, status: int, body: bytes) -> tuple[str, int]:
+        if status in (401, 403):
+            raise Unauthenticated("unauthorized: incorrect username or password")
+        if status != 200:
+            raise InternalError(f"fetching a token failed with status {status}")
+        try:
+            answer = json.loads(body)
+            token = answer.get("token") or answer.get("access_token")
+            refresh = answer.get("refresh_token") or ""
+            seconds = answer.get("expires_in") or DEFAULT_TOKEN_SECONDS
+        except (ValueError, AttributeError) as e:
+            raise InternalError("the token service did not answer with JSON") from e
+        if not isinstance(token, str) or not isinstance(seconds, int) or not token.isascii():
+            raise InternalError("authorization server did not include a token in the response")
+        if any(character in token for character in "\r\n"):
+            raise InternalError("the token service answered with an invalid token")
+        if isinstance(refresh, str):
+            self.identity_token = refresh
+        return token, seconds

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from images.content import ContentStore
@@ -58,6 +59,14 @@ class Collector:
                     self._snapshots.discard(orphan)
         self._snapshots.prune_links()
         self._content.collect(self._store.known_blobs())
+
+    @asynccontextmanager
+    async def operation(self, number: int) -> AsyncIterator[int]:
+        """Its leases last until the block, in which its image is committed, is left."""
+        try:
+            yield number
+        finally:
+            await self.end_operation(number)
 
     async def end_operation(self, operation: int) -> None:
         """Release the leases, and remove what the operation made but no image came to need."""

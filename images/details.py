@@ -38,8 +38,10 @@ class Details:
 
     def image_snapshot(self, image: Image) -> dict[str, str]:
         """GraphDriver.Data of an image: its layers' directories."""
-        lower = self._snapshots.lower_directories(image.chain_ids)
-        return _data(lower, upper=None)
+        directories = self._snapshots.lower_directories(image.chain_ids)
+        if not directories:
+            return {}
+        return _data(directories[1:], upper=directories[0])
 
     def container_snapshot(self, container_id: str) -> dict[str, str]:
         """GraphDriver.Data of a container."""
@@ -52,13 +54,12 @@ class Details:
         return self._snapshots.upper_directory(container_id)
 
 
-def _data(lower: list[Path], upper: Path | None) -> dict[str, str]:
-    paths = [os.fspath(path) for path in lower]
-    if upper is None:
-        return {"UpperDir": paths[0], "LowerDir": ":".join(paths[1:])} if paths else {}
-    return {
-        "LowerDir": ":".join(paths),
+def _data(lower: list[Path], upper: Path) -> dict[str, str]:
+    """Docker names a work directory and a mount point of a layer too, made or not."""
+    paths = {
+        "LowerDir": ":".join(map(os.fspath, lower)),
         "UpperDir": os.fspath(upper),
         "WorkDir": os.fspath(upper.parent / "work"),
         "MergedDir": os.fspath(upper.parent / "merged"),
     }
+    return {key: path for key, path in paths.items() if path}

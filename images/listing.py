@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from fnmatch import translate
 
-from common.errors import InvalidArgument, NotFound
+from common.errors import InternalError, InvalidArgument
 from images import reference
 from images.model import DiskUsage, HistoryItem, Image
 from images.store import ImageStore
@@ -36,10 +36,10 @@ def select(
     if dangling is not None:
         chosen = [image for image in chosen if is_dangling(image) == dangling]
     for name in filters.get("before", ()):
-        limit = created_ns(_found(name, resolve))
+        limit = created_ns(resolve(name))
         chosen = [image for image in chosen if created_ns(image) < limit]
     for name in filters.get("since", ()):
-        limit = created_ns(_found(name, resolve))
+        limit = created_ns(resolve(name))
         chosen = [image for image in chosen if created_ns(image) > limit]
     patterns = filters.get("reference", ())
     if patterns:
@@ -89,13 +89,6 @@ def _matching_tags(image: Image, patterns: Sequence[str]) -> bool:
     return False
 
 
-def _found(name: str, resolve: Callable[[str], Image]) -> Image:
-    try:
-        return resolve(name)
-    except NotFound as e:
-        raise NotFound(f"No such image: {name}") from e
-
-
 def _common(images: Iterable[Image], filters: Filters) -> list[Image]:
     chosen = list(images)
     for wanted in filters.get("label", ()):
@@ -126,7 +119,8 @@ def _until(text: str) -> int:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as e:
-        raise InvalidArgument(f'invalid value for "until": {text!r}') from e
+        # Docker classifies this as its own failure, not the client's.
+        raise InternalError(f'failed to parse value as time or duration: "{text}"') from e
     return int((moment if moment.tzinfo else moment.astimezone()).timestamp() * 10**9)
 
 
@@ -142,7 +136,7 @@ def flag(filters: Filters, name: str) -> bool | None:
         return None
     meaning = {"1": True, "true": True, "t": True, "0": False, "false": False, "f": False}
     if values[0].lower() not in meaning:
-        raise InvalidArgument(f"invalid filter '{name}={list(values)}'")
+        raise InvalidArgument(f"invalid filter '{name}=[{' '.join(values)}]'")
     return meaning[values[0].lower()]
 
 

@@ -183,6 +183,16 @@ class PushedImage:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoteImage:
+    """What a reference is in its registry."""
+
+    media_type: str
+    digest: str
+    size: int
+    platforms: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Removal:
     """One record of an image's removal: exactly one of the two is set."""
 

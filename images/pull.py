@@ -20,7 +20,7 @@ from images.manifest import Descriptor, Index, Manifest
 from images.model import AuthConfig, ImageRecord, LayerRecord, Platform, Progress
 from images.operation import Operation
 from images.reference import Reference
-from images.registry import TRANSPORT_ERRORS, Registry, RegistryError, connect, describe
+from images.registry import Registry, RegistryError, ask
 from images.taskgroup import TaskGroup
 from images.transfer import Download, Transfers
 
@@ -62,15 +62,14 @@ class Pull:
         name = reference.parse(arguments["reference"]).with_default_tag()
         auth = AuthConfig(**arguments["auth"]) if arguments["auth"] else None
         options = RegistryOptions.from_json(arguments["options"])
-        registry = await connect(name, auth, options)
-        try:
+
+        async def pull(registry: Registry) -> dict[str, Any]:
             return await self._pull(operation, registry, name, options)
+
+        try:
+            return await ask(name, auth, options, pull)
         except RegistryError as e:
             raise translate(e, name) from e
-        except TRANSPORT_ERRORS as e:
-            raise InternalError(f'Get "{registry.endpoint.url}/v2/": {describe(e)}') from e
-        finally:
-            await registry.close()
 
     async def _pull(
         self, operation: Operation, registry: Registry, name: Reference, options: RegistryOptions

@@ -30,8 +30,7 @@ from images.registry import (
     TRANSPORT_ERRORS,
     Registry,
     RegistryError,
-    connect,
-    describe,
+    ask,
     is_temporary,
     pause,
 )
@@ -63,17 +62,16 @@ class Push:
         name = reference.parse(arguments["reference"])
         auth = AuthConfig(**arguments["auth"]) if arguments["auth"] else None
         options = RegistryOptions.from_json(arguments["options"])
-        operation.progress(Progress(f"The push refers to repository [{name.repository}]"))
-        registry = await connect(name, auth, options, push=True)
-        try:
+
+        async def push(registry: Registry) -> Planned:
             plan = await self._plan(operation)
             await self._push(operation, registry, options, plan, name.tag or "")
+            return plan
+
+        try:
+            plan = await ask(name, auth, options, push, push=True)
         except RegistryError as e:
             raise _translate(e) from e
-        except TRANSPORT_ERRORS as e:
-            raise InternalError(f'Put "{registry.endpoint.url}/v2/": {describe(e)}') from e
-        finally:
-            await registry.close()
         digest = digest_of(plan.manifest)
         size = len(plan.manifest)
         self._content.add(plan.manifest)
@@ -223,7 +221,7 @@ class Upload:
             except (RegistryError, *TRANSPORT_ERRORS) as e:
                 if attempt >= self._attempts or not is_temporary(e):
                     raise
-                await pause(attempt)
+                await pause(attempt, e)
             else:
                 return
 

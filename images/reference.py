@@ -105,10 +105,8 @@ def is_id_of(image_id: str, text: str) -> bool:
     return image_id.startswith(text) or image_id.removeprefix("sha256:").startswith(text)
 
 
-def check_tag(tag: str) -> str:
-    if not _TAG.fullmatch(tag):
-        raise InvalidArgument("invalid tag format")
-    return tag
+def is_tag(text: str) -> bool:
+    return _TAG.fullmatch(text) is not None
 
 
 def _split_domain(text: str) -> tuple[str, str]:

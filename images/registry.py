@@ -11,63 +11,78 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Mapping
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 from yarl import URL
 
-from common.errors import InternalError
+from common.errors import EngineError, InternalError
 from images import manifest
 from images.authentication import Authenticator, parse_challenge
 from images.content import METADATA_LIMIT
 from images.endpoints import Endpoint, RegistryOptions, endpoints, ssl_context
 from images.model import AuthConfig
-from images.reference import Reference
+from images.reference import Reference, is_tag
 
 USER_AGENT = "docker/28.5.2 longshore"
 REDIRECT_LIMIT = 5
 RETRY_STATUS = frozenset((408, 429, 500, 502, 503, 504))
 PAUSE_LIMIT_SECONDS = 30.0
+TAGS_PAGE = 1000
+TAGS_LIMIT = 100_000
 TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
 READ_BUFFER = 1 << 18
 TRANSPORT_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError)
+
+Result = TypeVar("Result")
+
+_NEXT = re.compile(r'\s*<([^>]*)>\s*;\s*rel="?next"?')
 
 
 class RegistryError(InternalError):
     """The registry answered, but not with what was asked for."""
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(
+        self, status: int, code: str, message: str, retry_after: float | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.error_code = code
+        self.retry_after = retry_after  # seconds, if the registry said so
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
     data: bytes
     content_type: str
+    link: str  # the header, which names the next page of a list
 
 
 class Registry:
     def __init__(
         self,
         endpoint: Endpoint,
-        name: Reference,
         auth: AuthConfig | None,
         options: RegistryOptions,
-        actions: str,
+        *,
+        repository: str = "",  # none: only the registry itself is asked, at a login
+        actions: str = "",
     ) -> None:
         self.endpoint = endpoint
         self._users = 1
         self._options = options
-        self.repository = name.path
+        self.repository = repository
         self._origin = URL(endpoint.url).origin()
+        scope = f"repository:{repository}:{actions}" if repository else ""
         self._authenticator = Authenticator(
-            endpoint, auth, f"repository:{name.path}:{actions}", self._fetch_plain
+            endpoint, auth, scope, self._fetch_plain, offline=not repository
         )
         context = (
             ssl_context(endpoint, options.certificates) if endpoint.scheme == "https" else None
@@ -99,6 +114,23 @@ class Registry:
         async with self.request("GET", f"{self.endpoint.url}/v2/", expected=(200, 401, 404)):
             pass
 
+    async def login(self) -> str:
+        """Try the credentials; the identity token that the registry gives in their place, or ""."""
+        async with self.request("GET", f"{self.endpoint.url}/v2/"):
+            return self._authenticator.identity_token
+
+    async def tags(self) -> list[str]:
+        """All of the repository, page by page."""
+        found: list[str] = []
+        rest = f"tags/list?n={TAGS_PAGE}"
+        while rest:
+            fetched = await self._retrying(rest, {})
+            found += _tags(fetched.data)
+            if len(found) > TAGS_LIMIT:
+                raise InternalError(f"{self.repository} has more than {TAGS_LIMIT} tags")
+            rest = _next_page(fetched.link)
+        return found
+
     async def manifest(self, tag_or_digest: str) -> Fetched:
         accept = ", ".join((*manifest.INDEXES, *manifest.MANIFESTS))
         return await self._retrying(f"manifests/{tag_or_digest}", {"Accept": accept})
@@ -113,11 +145,15 @@ class Registry:
             attempt += 1
             try:
                 async with self.request("GET", self.url(rest), headers=headers) as response:
-                    return Fetched(await _read(response), response.headers.get("Content-Type", ""))
+                    return Fetched(
+                        await _read(response),
+                        response.headers.get("Content-Type", ""),
+                        response.headers.get("Link", ""),
+                    )
             except (RegistryError, *TRANSPORT_ERRORS) as e:
                 if attempt >= self._options.max_attempts or not is_temporary(e):
                     raise
-                await pause(attempt)
+                await pause(attempt, e)
 
     @asynccontextmanager
     async def request(
@@ -179,26 +215,45 @@ class Registry:
             return response.status, await _read(response)
 
 
-async def connect(
-    name: Reference, auth: AuthConfig | None, options: RegistryOptions, *, push: bool = False
-) -> Registry:
-    """The first of the repository's endpoints that answers."""
-    failure: Exception | None = None
+async def ask(
+    name: Reference,
+    auth: AuthConfig | None,
+    options: RegistryOptions,
+    work: Callable[[Registry], Awaitable[Result]],
+    *,
+    push: bool = False,
+) -> Result:
+    """``work`` with the first endpoint that answers; what a mirror cannot do, the next one does."""
+    failure: EngineError | None = None
+    answered = False
     for endpoint in endpoints(name.domain, options, push=push):
-        registry = Registry(endpoint, name, auth, options, "pull,push" if push else "pull")
+        actions = "pull,push" if push else "pull"
+        registry = Registry(endpoint, auth, options, repository=name.path, actions=actions)
         try:
-            await registry.ping()
-        except (RegistryError, *TRANSPORT_ERRORS) as e:
+            try:
+                await registry.ping()
+            except (RegistryError, *TRANSPORT_ERRORS) as e:
+                # A mirror's "there is none" says more than that nobody else can be reached.
+                failure = failure if answered else _unreachable(endpoint, e)
+                continue
+            try:
+                return await work(registry)
+            except EngineError as e:
+                failure, answered = e, True
+            except TRANSPORT_ERRORS as e:
+                failure = _unreachable(endpoint, e)
+            if not endpoint.mirror:
+                raise failure
+        finally:
             await registry.close()
-            failure = InternalError(f'Get "{endpoint.url}/v2/": {describe(e)}')
-            failure.__cause__ = e
-        except BaseException:
-            await registry.close()
-            raise
-        else:
-            return registry
     assert failure is not None
     raise failure
+
+
+def _unreachable(endpoint: Endpoint, error: BaseException) -> InternalError:
+    failure = InternalError(f'Get "{endpoint.url}/v2/": {describe(error)}')
+    failure.__cause__ = error
+    return failure
 
 
 def is_temporary(error: BaseException) -> bool:
@@ -211,10 +266,15 @@ def is_temporary(error: BaseException) -> bool:
     return isinstance(error, TRANSPORT_ERRORS)
 
 
-async def pause(attempt: int) -> None:
-    """Between two attempts: longer each time, and not the same for all who wait."""
-    seconds = min(PAUSE_LIMIT_SECONDS, 0.25 * 2 ** (attempt - 1))
-    await asyncio.sleep(seconds * random.uniform(0.75, 1.25))
+async def pause(attempt: int, error: BaseException) -> None:
+    """Between two attempts: as long as the registry asks for, else longer each time.
+
+    Not the same for all who wait, so that they do not come back all at once.
+    """
+    seconds = 0.25 * 2 ** (attempt - 1)
+    if isinstance(error, RegistryError) and error.retry_after is not None:
+        seconds = max(seconds, error.retry_after)
+    await asyncio.sleep(min(PAUSE_LIMIT_SECONDS, seconds) * random.uniform(1, 1.25))
 
 
 def describe(error: BaseException) -> str:
@@ -261,14 +321,42 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 async def _error(response: aiohttp.ClientResponse) -> RegistryError:
     """The first error of the body, as distribution's client prints it: ``code: message``."""
     body = await _read(response)
+    after = _retry_after(response.headers.get("Retry-After", ""))
     try:
         first = json.loads(body)["errors"][0]
         code = str(first["code"])
         message = str(first.get("message") or code.lower().replace("_", " "))
-        return RegistryError(response.status, code, f"{code.lower().replace('_', ' ')}: {message}")
+        text = f"{code.lower().replace('_', ' ')}: {message}"
+        return RegistryError(response.status, code, text, after)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         return RegistryError(
             response.status,
             "",
             f"received unexpected HTTP status: {response.status} {response.reason or ''}".rstrip(),
+            after,
         )
+
+
+def _retry_after(text: str) -> float | None:
+    """Seconds, or a moment in HTTP's form."""
+    if text.isascii() and text.isdecimal():
+        return float(text[:9])
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _tags(data: bytes) -> list[str]:
+    try:
+        tags = json.loads(data)["tags"]
+    except (ValueError, KeyError, TypeError) as e:
+        raise InternalError("the registry did not answer with a list of tags") from e
+    return [tag for tag in tags or () if isinstance(tag, str) and is_tag(tag)]
+
+
+def _next_page(link: str) -> str:
+    """Where a list goes on: only the parameters count, so that no link leads elsewhere."""
+    match = _NEXT.match(link)
+    query = urlsplit(match[1]).query if match else ""
+    return f"tags/list?{query}" if query else ""

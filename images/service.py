@@ -7,15 +7,14 @@ in lifecycle's event loop: what takes longer than a query or a rename runs in th
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from common.database import Database
-from common.errors import InvalidArgument, NotFound
+from common.errors import InternalError, InvalidArgument, NotFound
 from images import changes as dockerfile
 from images import config, listing, reference
 from images.client import IDLE_SECONDS, OnProgress, WorkerClient
@@ -23,8 +22,8 @@ from images.collector import Collector
 from images.content import ContentStore
 from images.details import Details
 from images.endpoints import RegistryOptions
+from images.exchange import Exchange
 from images.model import (
-    AuthConfig,
     DiskUsage,
     HistoryEntry,
     HistoryItem,
@@ -35,8 +34,6 @@ from images.model import (
     Platform,
     Progress,
     Pruned,
-    PulledImage,
-    PushedImage,
     Removal,
 )
 from images.reference import Reference
@@ -54,7 +51,6 @@ class ImageService:
         registries: RegistryOptions | None = None,
         worker_idle: float = IDLE_SECONDS,
     ) -> None:
-        self._registries = registries or RegistryOptions()
         self._content = ContentStore(data_root / "content")
         self._snapshots = Snapshots(data_root / "snapshots")
         self._store = ImageStore(database, self._content)
@@ -62,6 +58,9 @@ class ImageService:
         self._database = database
         self._collector = Collector(self._store, self._content, self._snapshots)
         self._worker = WorkerClient(data_root, self._collector, idle=worker_idle)
+        self.exchange = Exchange(
+            self._store, database, self._collector, self._worker, registries or RegistryOptions()
+        )
 
     async def open(self) -> None:
         """Make the directories, and remove what a crash left; before the first container starts."""
@@ -79,12 +78,32 @@ class ImageService:
 
     # ---- finding
 
-    def resolve(self, name: str) -> Image:
-        """By reference, id or the start of an id; NotFound says ``No such image: name:tag``."""
-        return self._store.resolve(name)
+    def resolve(self, name: str, platform: str | None = None) -> Image:
+        """By reference, id or the start of an id; NotFound says ``No such image: name:tag``.
 
-    def find(self, filters: listing.Filters | None = None) -> list[Image]:
+        An image for another platform than the given one counts as missing, too: clients pull then.
+        """
+        image = self._store.resolve(name)
+        wanted = Platform.parse(platform) if platform else None
+        if wanted is not None and not wanted.matches(image.platform):
+            raise NotFound(
+                f"image with reference {_shown(name)} was found but its platform"
+                f" ({image.platform}) does not match the specified platform ({wanted})"
+            )
+        return image
+
+    def find(
+        self, filters: listing.Filters | None = None, *, intermediate: bool = True
+    ) -> list[Image]:
+        """Without ``intermediate``, no nameless images that others were made from."""
         images = [self._store.get(image_id) for image_id in self._store.ids()]
+        if not intermediate:
+            parents = {image.parent for image in images}
+            images = [
+                image
+                for image in images
+                if image.repo_tags or image.repo_digests or image.id not in parents
+            ]
         return listing.select(images, filters or {}, self.resolve)
 
     def history(self, name: str) -> list[HistoryItem]:
@@ -107,9 +126,15 @@ class ImageService:
         return wanted
 
     async def remove(
-        self, name: str, *, force: bool, no_prune: bool, in_use: InUse
+        self,
+        name: str,
+        *,
+        force: bool,
+        no_prune: bool,
+        in_use: InUse,
+        platform: str | None = None,
     ) -> list[Removal]:
-        image = self.resolve(name)
+        image = self.resolve(name, platform)
         blobs = self._store.known_blobs()
         remover = Remover(self._store, in_use, force=force, prune=not no_prune)
         with self._database.transaction():
@@ -134,80 +159,19 @@ class ImageService:
         removed += (Removal(deleted=chain_id) for chain_id in layers)
         return Pruned(tuple(removed), sum(sizes.get(chain_id, 0) for chain_id in layers))
 
-    # ---- registries
-
-    async def pull(
-        self,
-        name: str,
-        *,
-        auth: AuthConfig | None = None,
-        platform: str | None = None,
-        progress: OnProgress,
-    ) -> PulledImage:
-        wanted = reference.parse(name).with_default_tag()
-        arguments = {
-            "reference": str(wanted),
-            "auth": None if auth is None else asdict(auth),
-            "platform": platform,
-            "options": self._registries.to_json(),
-        }
-        async with self._operation() as operation:
-            answer = await self._worker.run(operation, "pull", arguments, progress=progress)
-            record = ImageRecord.from_json(answer["image"])
-            newer = self._commit_pulled(wanted, record, answer["digest"])
-        image = self._store.get(record.id)
-        progress(Progress(status=f"Digest: {answer['digest']}"))
-        news = "Downloaded newer image" if newer else "Image is up to date"
-        progress(Progress(status=f"Status: {news} for {wanted.familiar}"))
-        if platform and not Platform.parse(platform).matches(image.platform):
-            progress(
-                Progress(
-                    status=f"WARNING: image with reference {wanted.familiar} was found but its"
-                    f" platform ({image.platform}) does not match the specified platform"
-                    f" ({Platform.parse(platform)})"
-                )
-            )
-        return PulledImage(image, wanted.familiar, answer["digest"], newer)
-
-    async def push(
-        self, name: str, *, auth: AuthConfig | None = None, progress: OnProgress
-    ) -> PushedImage:
-        """Push one tag; lifecycle calls it for each to push all of a repository."""
-        wanted = reference.parse(name).with_default_tag()
-        image_id = None if wanted.digest else self._store.lookup(wanted)
-        if image_id is None or wanted.tag is None:
-            raise NotFound(f"An image does not exist locally with the tag: {wanted.familiar_name}")
-        arguments = {
-            "reference": str(wanted),
-            "auth": None if auth is None else asdict(auth),
-            "options": self._registries.to_json(),
-            "sources": self._mount_sources(self._store.get(image_id), wanted),
-            **self._contents(self._store.get(image_id)),
-        }
-        async with self._operation() as operation:
-            answer = await self._worker.run(operation, "push", arguments, progress=progress)
-            pushed = PushedImage(wanted.tag, answer["digest"], answer["size"])
-            with self._database.transaction():
-                if self._store.lookup(wanted) == image_id:
-                    self._store.add_digest(wanted.repository, pushed.digest, image_id)
-                    self._store.add(ImageRecord(image_id, (), manifest=pushed.digest))
-                    for diff_id, digest, media_type, size in answer["compressed"]:
-                        self._store.add_layer_blob(diff_id, digest, media_type, size)
-        progress(Progress(status=f"{pushed.tag}: digest: {pushed.digest} size: {pushed.size}"))
-        progress(Progress(aux={"Tag": pushed.tag, "Digest": pushed.digest, "Size": pushed.size}))
-        return pushed
-
     # ---- archives
 
-    async def save(self, names: Sequence[str], fd: int) -> None:
-        """Write the images to ``fd``: by name with that tag, by id or repository with all tags."""
+    async def save(self, names: Sequence[str], fd: int, *, platform: str | None = None) -> None:
+        """Write the images to ``fd``: one with its tag, or a repository with all that it has."""
         chosen: dict[str, list[str]] = {}
-        for name in names:
-            image, tags = self._to_save(name)
+        wanted = Platform.parse(platform) if platform else None
+        for image, tags in (found for name in names for found in self._to_save(name)):
+            if wanted is not None and not wanted.matches(image.platform):
+                raise InternalError(f"no suitable export target found for platform {wanted}")
             known = chosen.setdefault(image.id, [])
             known += [tag for tag in tags if tag not in known]
         images = [
-            {"references": tags, **self._contents(self._store.get(image_id))}
+            {"references": tags, **self._store.contents(self._store.get(image_id))}
             for image_id, tags in chosen.items()
         ]
         async with self._operation() as operation:
@@ -352,54 +316,29 @@ class ImageService:
             raise InvalidArgument("cannot import digest reference")
         return target.with_default_tag()
 
-    @asynccontextmanager
-    async def _operation(self) -> AsyncIterator[int]:
+    def _operation(self) -> AbstractAsyncContextManager[int]:
         """The number of an operation whose leases last until its image is committed."""
-        operation = self._worker.start_operation()
+        return self._collector.operation(self._worker.start_operation())
+
+    def _to_save(self, name: str) -> list[tuple[Image, list[str]]]:
+        """A repository's name means all its tags; an id or a digest, none."""
         try:
-            yield operation
-        finally:
-            await self._collector.end_operation(operation)
-
-    def _contents(self, image: Image) -> dict[str, Any]:
-        """What the worker needs to know of an image that leaves the engine."""
-        return {
-            "id": image.id,
-            "manifests": self._store.manifests(image.id),
-            "layers": {diff_id: self._store.layer_blobs(diff_id) for diff_id in image.diff_ids},
-        }
-
-    def _mount_sources(self, image: Image, target: Reference) -> dict[str, list[str]]:
-        """For each layer's blob, the paths of other repositories on the target's registry."""
-        blobs = [blob[0] for diff_id in image.diff_ids for blob in self._store.layer_blobs(diff_id)]
-        sources = {}
-        for blob in blobs:
-            names = map(reference.parse_repository, self._store.repositories_with(blob))
-            sources[blob] = [
-                name.path
-                for name in names
-                if name.domain == target.domain and name.path != target.path
-            ]
-        return sources
-
-    def _to_save(self, name: str) -> tuple[Image, list[str]]:
-        image = self.resolve(name)
-        if reference.is_id_of(image.id, name):
-            return image, []
-        wanted = reference.parse(name)
-        if wanted.digest is not None:
-            return image, []
-        return image, [str(wanted.with_default_tag())]
-
-    def _commit_pulled(self, wanted: Reference, record: ImageRecord, digest: str) -> bool:
-        """Whether the reference named something else, or nothing, before."""
-        with self._database.transaction():
-            newer = self._store.lookup(wanted) != record.id
-            self._store.add(record)
-            self._store.add_digest(wanted.repository, digest, record.id)
-            if wanted.digest is None:
-                self._store.set_tag(wanted, record.id)
-        return newer
+            wanted = reference.parse(name)
+        except InvalidArgument:
+            wanted = None  # an id: else resolving it fails in Docker's words
+        if wanted is not None and wanted.tag is None and wanted.digest is None:
+            tagged = self._store.repository_tags(wanted.repository)
+            if tagged:
+                return [
+                    (self._store.get(image_id), [f"{wanted.repository}:{tag}"])
+                    for tag, image_id in tagged
+                ]
+        if wanted is not None and wanted.tag and self._store.lookup(wanted) is None:
+            raise NotFound("reference does not exist")
+        image = self._store.resolve(name, exact=True)
+        if wanted is None or wanted.tag is None or reference.is_id_of(image.id, name):
+            return [(image, [])]
+        return [(image, [f"{wanted.repository}:{wanted.tag}"])]
 
     def _commit_loaded(self, record: ImageRecord, progress: OnProgress) -> Image:
         lines = []
@@ -417,6 +356,15 @@ class ImageService:
         for line in lines or [f"Loaded image ID: {record.id}\n"]:
             progress(Progress(stream=line))
         return self._store.get(record.id)
+
+
+def _shown(name: str) -> str:
+    """A canonical name in its familiar form; any other as the client wrote it."""
+    try:
+        parsed = reference.parse(name)
+    except InvalidArgument:
+        return name
+    return parsed.familiar if str(parsed) == name else name
 
 
 def _now() -> str:

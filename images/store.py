@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from common.database import Database
 from common.errors import InvalidArgument, NotFound
@@ -76,8 +77,11 @@ class ImageStore:
             cached = self._cache[image_id] = self._read(image_id)
         return cached
 
-    def resolve(self, text: str) -> Image:
-        """By tag, digest, id or the start of an id, in Docker's order and with its errors."""
+    def resolve(self, text: str, *, exact: bool = False) -> Image:
+        """By tag, digest, id or the start of an id, in Docker's order and with its errors.
+
+        ``exact``: the error names what the client wrote, without a default tag.
+        """
         bare = text.removeprefix("sha256:")
         if reference.is_image_id(text):
             image_id = f"sha256:{bare}"
@@ -93,7 +97,7 @@ class ImageStore:
             return self.get(found)
         found = self.lookup(wanted) or self._by_prefix(bare)
         if found is None:
-            raise NotFound(f"No such image: {wanted.familiar}")
+            raise NotFound(f"No such image: {text if exact else wanted.familiar}")
         return self.get(found)
 
     def lookup(self, wanted: Reference) -> str | None:
@@ -159,6 +163,14 @@ class ImageStore:
 
     def layer_sizes(self) -> dict[str, int]:
         return dict(self._db.execute("SELECT chain_id, size FROM layers").fetchall())
+
+    def contents(self, image: Image) -> dict[str, Any]:
+        """What the worker needs to know of an image that leaves the engine."""
+        return {
+            "id": image.id,
+            "manifests": self.manifests(image.id),
+            "layers": {diff_id: self.layer_blobs(diff_id) for diff_id in image.diff_ids},
+        }
 
     def layers(self, image_id: str) -> tuple[LayerRecord, ...]:
         """As the base of another image; which blobs they came in is known already."""

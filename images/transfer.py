@@ -95,7 +95,7 @@ class Transfers:
                     if attempt >= attempts or not is_temporary(e):
                         raise _final(e) from e
                     report(Download(f"Retrying in {min(30, 2 ** (attempt - 1))} seconds"))
-                    await pause(attempt)
+                    await pause(attempt, e)
         report(Download("Download complete"))
 
 

@@ -29,6 +29,7 @@ from typing import Any
 from setproctitle import setproctitle
 
 from common.errors import EngineError, InternalError
+from images import remote
 from images.archive_load import Load
 from images.archive_save import Save
 from images.channel import Channel, Message
@@ -66,6 +67,9 @@ class Worker:
             "commit": Commit(self._content, snapshots, layers).run,
             "load": Load(self._content, layers).run,
             "import": Import(self._content, layers).run,
+            "login": remote.login,
+            "tags": remote.tags,
+            "inspect": remote.inspect,
         }
         self._operations: dict[int, Operation] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}

@@ -11,7 +11,6 @@ from typing import Any
 import grpc.aio
 import orjson
 
-from common.errors import NotSupported
 from images.model import AuthConfig, Image, Progress, Removal, Use
 from lifecycle import filters as filtering
 from lifecycle._pb import images_pb2 as pb
@@ -38,17 +37,22 @@ class Images(ImagesServicer):
     async def Pull(
         self, request: pb.PullRequest, context: Context
     ) -> AsyncIterator[types_pb2.Progress]:
-        if request.all_tags:
-            raise NotSupported("pulling all tags of a repository is not supported: name one")
+        exchange = self._images.exchange
+        auth = auth_config(request.auth) if request.HasField("auth") else None
+        platform = request.platform or None
 
         async def work(progress: Callable[[Progress], None]) -> None:
-            pulled = await self._images.pull(
-                request.reference,
-                auth=_auth(request.auth) if request.HasField("auth") else None,
-                platform=request.platform or None,
-                progress=progress,
-            )
-            self._publish("pull", pulled.reference, pulled.reference)
+            name = request.reference
+            if request.all_tags:
+                pulled = await exchange.pull_all(
+                    name, auth=auth, platform=platform, progress=progress
+                )
+            else:
+                pulled = [
+                    await exchange.pull(name, auth=auth, platform=platform, progress=progress)
+                ]
+            for one in pulled:
+                self._publish("pull", one.reference, one.reference)
 
         async for line in follow(work):
             yield line
@@ -56,15 +60,16 @@ class Images(ImagesServicer):
     async def Push(
         self, request: pb.PushRequest, context: Context
     ) -> AsyncIterator[types_pb2.Progress]:
-        if request.all_tags:
-            raise NotSupported("pushing all tags of a repository is not supported: name one")
+        exchange = self._images.exchange
+        auth = auth_config(request.auth) if request.HasField("auth") else None
+        if request.platform:
+            self._images.resolve(request.reference, request.platform)
 
         async def work(progress: Callable[[Progress], None]) -> None:
-            await self._images.push(
-                request.reference,
-                auth=_auth(request.auth) if request.HasField("auth") else None,
-                progress=progress,
-            )
+            if request.all_tags:
+                await exchange.push_all(request.reference, auth=auth, progress=progress)
+            else:
+                await exchange.push(request.reference, auth=auth, progress=progress)
             self._publish("push", request.reference, request.reference)
 
         async for line in follow(work):
@@ -94,7 +99,9 @@ class Images(ImagesServicer):
     async def Save(self, request: pb.SaveRequest, context: Context) -> Empty:
         descriptor = self._engine.streams.claim(request.output.token)
         try:
-            await self._images.save(list(request.references), descriptor)
+            await self._images.save(
+                list(request.references), descriptor, platform=request.platform or None
+            )
         finally:
             os.close(descriptor)
         for reference in request.references:
@@ -124,7 +131,7 @@ class Images(ImagesServicer):
             yield line
 
     async def Get(self, request: pb.ImageRef, context: Context) -> pb.Image:
-        image = self._images.resolve(request.ref)
+        image = self._images.resolve(request.ref, request.platform or None)
         message = self._describe(image, self._use())
         message.snapshot.update(self._images.details.image_snapshot(image))
         sizes = self._images.details.layer_sizes(image)
@@ -133,7 +140,8 @@ class Images(ImagesServicer):
         return message
 
     async def List(self, request: pb.ListImagesRequest, context: Context) -> pb.ImageList:
-        found = self._images.find(filtering.by_key(request.filters, FILTERS))
+        filters = filtering.by_key(request.filters, FILTERS)
+        found = self._images.find(filters, intermediate=request.all)
         use = self._use()
         shared = self._images.disk_usage().shared_sizes if request.shared_size else {}
         reply = pb.ImageList()
@@ -154,6 +162,7 @@ class Images(ImagesServicer):
             request.ref,
             force=request.force,
             no_prune=request.no_prune,
+            platform=request.platform or None,
             in_use=lambda image_id: use.get(image_id, []),
         )
         return self._removed(removed)
@@ -172,7 +181,15 @@ class Images(ImagesServicer):
         return reply
 
     async def Inspect(self, request: pb.InspectRemoteRequest, context: Context) -> pb.RemoteImage:
-        raise NotSupported("asking a registry about an image is not supported: pull it")
+        found = await self._images.exchange.inspect_remote(
+            request.reference, auth=auth_config(request.auth) if request.HasField("auth") else None
+        )
+        return pb.RemoteImage(
+            media_type=found.media_type,
+            digest=found.digest,
+            size=found.size,
+            platforms=found.platforms,
+        )
 
     def _use(self) -> dict[str, list[Use]]:
         """Which containers have which image."""
@@ -244,7 +261,7 @@ def _progress(line: Progress) -> types_pb2.Progress:
     )
 
 
-def _auth(auth: types_pb2.AuthConfig) -> AuthConfig:
+def auth_config(auth: types_pb2.AuthConfig) -> AuthConfig:
     return AuthConfig(
         username=auth.username,
         password=auth.password,

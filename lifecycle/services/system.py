@@ -8,7 +8,6 @@ from typing import Any
 
 import grpc.aio
 
-from common.errors import NotSupported
 from lifecycle import status, view
 from lifecycle._pb import system_pb2 as pb
 from lifecycle._pb.system_pb2_grpc import SystemServicer
@@ -16,6 +15,7 @@ from lifecycle._pb.types_pb2 import Empty
 from lifecycle.engine import Engine
 from lifecycle.host import Host
 from lifecycle.runtimes import BUILT_IN, BUILT_IN_PATH
+from lifecycle.services.images import auth_config
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -94,7 +94,8 @@ class System(SystemServicer):
         return usage
 
     async def Login(self, request: pb.LoginRequest, context: Context) -> pb.LoginReply:
-        raise NotSupported("logging in to a registry is not supported")
+        token = await self._engine.images.exchange.login(auth_config(request.auth))
+        return pb.LoginReply(status="Login Succeeded", identity_token=token)
 
     def _security_options(self) -> list[str]:
         options = []
