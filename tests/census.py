@@ -1,7 +1,8 @@
 """Test support: what of the engine's is in the kernel and on the disk, to be compared later.
 
 Nothing of the engine is imported here: a mistake in its own book-keeping must not hide a leak. A
-census holds names, not numbers of them, so that a difference says at once what was left.
+census holds names, not numbers of them, so that a difference says at once what was left. What an
+engine that lives in other roots has is not looked at, so that one may run beside the tests.
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ from tests import polling
 CGROUPS = Path("/sys/fs/cgroup")
 LINK = re.compile(r"ve[0-9a-f]{11}|lsb.*")
 PROCESS = re.compile(r"longshore")
-# Ends by itself some time after the last transfer.
-IDLE_WORKER = "longshore-images"
+# They end by themselves some time after the last transfer.
+IDLE_WORKERS = ("longshore-images", "longshore-unpack")
+DAEMON = re.compile(r"longshored|longshore-(lifecycle|zygote|shim [0-9a-f]{12})")
+DEFAULT_ROOT = "/run/longshore"
+TEST_BRIDGE = "lsb"
 NFT_JSON = 1 << 4
 
 
@@ -83,10 +87,36 @@ def unmount_below(root: Path) -> None:
             libc.umount2(point.encode(), 2)  # MNT_DETACH
 
 
-def cgroups() -> Iterator[str]:
+@dataclass(frozen=True, slots=True)
+class Others:
+    """The engines that live in other roots than ours: their processes and their containers."""
+
+    pids: frozenset[int]
+    containers: frozenset[str]  # short ids
+
+    @classmethod
+    def find(cls, roots: Sequence[Path]) -> Others:
+        daemons = []
+        for process in processes():
+            match = DAEMON.match(process.title)
+            if match:
+                root = process.title[match.end() :].strip() or DEFAULT_ROOT
+                daemons.append((process, match.group(), root))
+        alive = {root for _, name, root in daemons if name == "longshore-lifecycle"}
+        mine = {str(root) for root in roots}
+        theirs = [daemon for daemon in daemons if daemon[2] in alive - mine]
+        return cls(
+            frozenset(process.pid for process, _, _ in theirs),
+            frozenset(name.split()[1] for _, name, _ in theirs if " " in name),
+        )
+
+
+def cgroups(others: Others) -> Iterator[str]:
     for directory, _, _ in os.walk(CGROUPS):
         relative = os.path.relpath(directory, CGROUPS)
-        if any(part.startswith("longshore") for part in relative.split(os.sep)):
+        parts = relative.split(os.sep)
+        ours = any(part.startswith("longshore") for part in parts)
+        if ours and not any(part[:12] in others.containers for part in parts):
             yield relative
 
 
@@ -100,7 +130,11 @@ def remove_cgroups(names: Iterable[str]) -> None:
 
 
 def links() -> Iterator[str]:
-    return (name for name in os.listdir("/sys/class/net") if LINK.fullmatch(name))
+    for name in os.listdir("/sys/class/net"):
+        master = Path("/sys/class/net", name, "master")
+        elsewhere = master.exists() and not master.resolve().name.startswith(TEST_BRIDGE)
+        if LINK.fullmatch(name) and not elsewhere:
+            yield name
 
 
 def remove_link(name: str) -> None:
@@ -110,39 +144,85 @@ def remove_link(name: str) -> None:
 
 
 def nft(command: str) -> list[dict[str, Any]]:
-    """Run one nft command in this process; the JSON that it prints."""
+    """Run one nft command in this process; the JSON that it prints.
+
+    A listing fails where somebody else changes the ruleset meanwhile, so it is tried again.
+    """
+    for _ in range(5):
+        status, printed, error = _nft_once(command)
+        if status == 0:
+            return list(json.loads(printed)["nftables"]) if printed else []
+    raise AssertionError(f"nft {command}: {error.decode()}")
+
+
+def _nft_once(command: str) -> tuple[int, bytes, bytes]:
     library = ctypes.CDLL("libnftables.so.1")
     library.nft_ctx_new.restype = ctypes.c_void_p
     library.nft_ctx_get_output_buffer.restype = ctypes.c_char_p
+    library.nft_ctx_get_error_buffer.restype = ctypes.c_char_p
     context = ctypes.c_void_p(library.nft_ctx_new(0))
     try:
         library.nft_ctx_output_set_flags(context, NFT_JSON)
         library.nft_ctx_buffer_output(context)
         library.nft_ctx_buffer_error(context)
-        library.nft_run_cmd_from_buffer(context, command.encode())
-        printed = library.nft_ctx_get_output_buffer(context)
-        return list(json.loads(printed)["nftables"]) if printed else []
+        status = library.nft_run_cmd_from_buffer(context, command.encode())
+        printed = library.nft_ctx_get_output_buffer(context) or b""
+        return status, printed, library.nft_ctx_get_error_buffer(context) or b""
     finally:
         library.nft_ctx_free(context)
 
 
 def tables() -> Iterator[tuple[str, str]]:
     for entry in nft("list tables"):
-        table = entry.get("table")
-        if table and table["name"].startswith("longshore"):
-            yield table["family"], table["name"]
+        found = entry.get("table")
+        if found and found["name"].startswith("longshore"):
+            yield found["family"], found["name"]
 
 
-def remove_tables(bridge: str) -> None:
-    """Remove the tables that speak of ``bridge``."""
+def table(family: str, name: str) -> list[dict[str, Any]]:
+    """What is in a table; nothing if it went away after it was listed."""
+    try:
+        return nft(f"list table {family} {name}")
+    except AssertionError:
+        return []
+
+
+def tables_of(bridge: str) -> set[tuple[str, str]]:
+    """The tables that speak of ``bridge``."""
+    return {which for which in tables() if bridge in json.dumps(table(*which))}
+
+
+def remove_tables(which: set[tuple[str, str]]) -> None:
+    for family, name in which:
+        nft(f"add table {family} {name}\ndelete table {family} {name}")
+
+
+def accept_forwarding(bridge: str) -> list[str]:
+    """Where another engine's firewall drops forwarded packets, let this bridge's pass.
+
+    Returns the commands that undo it. The rules are such that iptables can show them too.
+    """
+    undo = []
+    for entry in nft("list chains"):
+        chain = entry.get("chain", {})
+        if chain.get("hook") != "forward" or chain.get("policy") != "drop":
+            continue
+        where = f"{chain['family']} {chain['table']} {chain['name']}"
+        for direction in ("iifname", "oifname"):
+            nft(f'insert rule {where} {direction} "{bridge}" accept')
+        for listed in nft(f"list chain {where}"):
+            rule = listed.get("rule")
+            if rule and bridge in json.dumps(rule["expr"]):
+                undo.append(f"delete rule {where} handle {rule['handle']}")
+    return undo
+
+
+def firewall(others: Others) -> Iterator[str]:
     for family, name in tables():
-        if bridge in json.dumps(nft(f"list table {family} {name}")):
-            nft(f"delete table {family} {name}")
-
-
-def firewall() -> Iterator[str]:
-    for family, name in tables():
-        for entry in nft(f"list table {family} {name}"):
+        content = table(family, name)
+        if others.pids and TEST_BRIDGE not in json.dumps(content):
+            continue
+        for entry in content:
             for kind, value in entry.items():
                 if kind not in ("metainfo", "chain"):
                     yield from _elements(f"{family} {name}", kind, value)
@@ -160,14 +240,14 @@ def _elements(table: str, kind: str, value: dict[str, Any]) -> Iterator[str]:
         yield f"{table}: {kind} {value['name']}"
 
 
-def titles() -> Iterator[str]:
-    everything = processes()
+def titles(others: Others) -> Iterator[str]:
+    everything = [process for process in processes() if process.pid not in others.pids]
     ours = {p.pid for p in everything if PROCESS.match(p.title)}
     counted: Counter[str] = Counter()
     for process in everything:
         if process.state == "Z" and process.parent in ours:
             counted["zombie"] += 1
-        elif process.pid in ours and not process.title.startswith(IDLE_WORKER):
+        elif process.pid in ours and not process.title.startswith(IDLE_WORKERS):
             counted[process.title] += 1
     for title, count in counted.items():
         yield from (f"{title} #{number}" for number in range(1, count + 1))
@@ -198,12 +278,13 @@ class Census:
 
     @classmethod
     def take(cls, roots: Sequence[Path] = ()) -> Census:
+        others = Others.find(roots)
         return cls(
             mounts=frozenset(mounts()),
-            cgroups=frozenset(cgroups()),
+            cgroups=frozenset(cgroups(others)),
             links=frozenset(links()),
-            firewall=frozenset(firewall()),
-            processes=frozenset(titles()),
+            firewall=frozenset(firewall(others)),
+            processes=frozenset(titles(others)),
             files=frozenset(files(roots)),
         )
 

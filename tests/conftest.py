@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import census
 from tests.census import Census
 from tests.engine import BUSYBOX, Engine, OwnEngine
 from tests.registry import Registry
@@ -80,10 +81,14 @@ def engine(
     if FOREIGN:
         instance = Engine(Path(FOREIGN.removeprefix("unix://")), tmp_path_factory.mktemp("foreign"))
         assert instance.responds(), f"nothing answers on {FOREIGN}"
+        undo: list[str] = []
     else:
-        instance = make_engine("--registry-mirror", f"http://{registry.address}")
+        instance = own = make_engine("--registry-mirror", f"http://{registry.address}")
+        undo = census.accept_forwarding(own.bridge)
     instance.load_busybox()
     yield instance
     if FOREIGN:
         instance.api("DELETE", f"/images/{BUSYBOX}")
+    for command in undo:
+        census.nft(command)
     instance.close()

@@ -130,7 +130,13 @@ class Engine:
         answer = self.api(
             "POST", "/images/load?quiet=1", archive, {"Content-Type": "application/x-tar"}
         )
-        assert f"Loaded image: {BUSYBOX}".encode() in answer.body, answer.body
+        assert f"Loaded image: {BUSYBOX}".encode() in answer.body, (
+            answer.body.decode() + self.log_tail()
+        )
+
+    def log_tail(self, start: int = 0, limit: int = 8000) -> str:
+        """What the engine has logged since ``start``; nothing where the log is not ours."""
+        return ""
 
     def close(self) -> None:
         if "client" in self.__dict__:
@@ -157,6 +163,7 @@ class OwnEngine(Engine):
         super().__init__(self.exec_root / "docker.sock", self.base)
         self.config.write_text("{}")
         self.flags = flags
+        self.tables: set[tuple[str, str]] = set()
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -186,12 +193,13 @@ class OwnEngine(Engine):
         def up() -> bool:
             if process.poll() is not None:
                 raise AssertionError(f"longshored ended with {process.returncode}")
-            return self.responds()
+            return self.responds() and self.api("GET", "/containers/json").status == 200
 
         try:
             polling.until(up, "longshored to answer", timeout=20)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.log_tail()}") from None
+        self.tables |= census.tables_of(self.bridge)
 
     def stop(self) -> None:
         """End the daemons the way an operator does; containers go on."""
@@ -307,6 +315,6 @@ class OwnEngine(Engine):
             if containers.exists():
                 census.remove_cgroups(path.name for path in containers.iterdir())
             census.remove_link(self.bridge)
-            census.remove_tables(self.bridge)
+            census.remove_tables(self.tables)
             shutil.rmtree(self.exec_root, ignore_errors=True)
             shutil.rmtree(self.base, ignore_errors=True)

@@ -14,7 +14,6 @@ from tests import polling
 from tests.archives import Layer, busybox_layer, docker_archive
 from tests.engine import BUSYBOX, Engine, fresh_name
 
-
 # docker-py leaves the sockets of its streams to the garbage collector.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),

@@ -6,6 +6,8 @@ import http.client
 import ipaddress
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -154,21 +156,37 @@ def test_port_on_one_address(engine: Engine, own_engine: OwnEngine, running: Run
         assert probe.connect_ex((endpoint(engine, name)["Gateway"], port)) != 0
 
 
+UDP_ECHO = """
+import socket
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("0.0.0.0", 9000))
+print("ready", flush=True)
+while True:
+    data, sender = server.recvfrom(100)
+    server.sendto(b"got " + data, sender)
+"""
+
+
 def test_udp_port(engine: Engine, own_engine: OwnEngine, running: Runner) -> None:
-    script = "while :; do nc -u -l -p 9000 -e sh -c 'read x; echo got $x'; done"
-    name = running("-p", "9000/udp", BUSYBOX, "sh", "-c", script)
+    name = running("-p", "9000/udp", BUSYBOX, "sleep", "100")
     port = published(engine, name, "9000/udp")
-
-    def attempt() -> bytes:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-            client.settimeout(0.5)
-            client.sendto(b"word\n", ("127.0.0.1", port))
-            try:
-                return client.recv(100)
-            except OSError:
-                return b""
-
-    assert polling.until(attempt, "an answer by UDP") == b"got word\n"
+    # busybox has no server for UDP, so one of the host's is put into the container's network.
+    pid = str(engine.inspect(name)["State"]["Pid"])
+    command = ["nsenter", "-t", pid, "-n", sys.executable, "-c", UDP_ECHO]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE) as server,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        assert server.stdout
+        assert server.stdout.readline() == b"ready\n"
+        client.settimeout(5)
+        client.connect(("127.0.0.1", port))
+        try:
+            for word in (b"one", b"two"):
+                client.send(word)
+                assert client.recv(100) == b"got " + word
+        finally:
+            server.kill()
 
 
 def test_ports_in_inspect_and_list(engine: Engine, running: Runner) -> None:

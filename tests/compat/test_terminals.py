@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.engine import BUSYBOX, Engine
+from tests.engine import BUSYBOX, Engine, OwnEngine
 
 # The shell prints the prompt itself, so what it answers is told from the typed line by $((...)).
 PROMPT = r"[#$] "
@@ -34,10 +34,12 @@ def test_size_is_set_and_follows(engine: Engine) -> None:
         assert terminal.wait() == 0
 
 
-def test_interrupt_key(engine: Engine) -> None:
+def test_interrupt_key(engine: Engine, own_engine: OwnEngine) -> None:
+    # Another engine may have been started in the background of a shell, which makes it ignore the
+    # signal, and pass that on to its containers.
     with engine.terminal("run", "--rm", "-it", BUSYBOX, "sh") as terminal:
         terminal.expect(PROMPT)
-        script = 'trap "echo got $((1+1)); exit 1" INT; echo up $((1+1)); sleep 1000'
+        script = 'trap "echo got $((1+1)); exit 1" INT; echo up $((1+1)); sleep 1000; :'
         terminal.send(f"sh -c '{script}'\r")
         terminal.expect("up 2\r\n")
         terminal.send("\x03")
