@@ -100,18 +100,26 @@ async def start(engine: Engine, request: pb.StartExecRequest) -> pb.StartExecRep
         if descriptor >= 0:
             os.write(descriptor, request.stream.head_tty if tty else request.stream.head_plain)
         try:
-            await _run(engine, execution, request, descriptor)
+            await run(engine, execution, request, descriptor, framed=not tty)
         except ShimError as error:
-            failure = _failed(execution, error)
+            failure = failed(execution, error)
             if request.detach:
                 raise InvalidArgument(failure) from error
             return pb.StartExecReply(tty=tty, failure=failure)
         return pb.StartExecReply(tty=tty)
 
 
-async def _run(
-    engine: Engine, execution: Exec, request: pb.StartExecRequest, descriptor: int
+async def run(
+    engine: Engine,
+    execution: Exec,
+    request: pb.StartExecRequest,
+    descriptor: int,
+    *,
+    framed: bool = False,
+    timeout: float = 0.0,
 ) -> None:
+    """Have the shim run it, for ``timeout`` seconds at most; ShimError if it cannot be started."""
+    execution.was_started = True
     container, asked = execution.container, execution.request
     shim = require_running(container)
     _publish(engine, execution, "exec_start")
@@ -121,10 +129,11 @@ async def _run(
         "stdin": asked.attach_stdin and not request.detach,
         "stdout": asked.attach_stdout,
         "stderr": asked.attach_stderr,
-        "framed": not asked.tty,
+        "framed": framed,
         "detach_keys": detach_keys(asked),
         "detach": request.detach,
         "privileged": asked.privileged,
+        "timeout": timeout,
     }
     if request.stream.early:
         fields["early"] = base64.b64encode(request.stream.early).decode()
@@ -190,7 +199,7 @@ def require_running(container: Container, reference: str = "") -> Any:
     return container.shim
 
 
-def _failed(execution: Exec, error: ShimError) -> str:
+def failed(execution: Exec, error: ShimError) -> str:
     """Docker's text and code for a program that could not be started."""
     text = str(error)
     execution.running = False

@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from common.errors import EngineError
-from lifecycle import status
+from lifecycle import health, status
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle.container import Container, Outcome, describe, release
 from lifecycle.engine import Engine
@@ -88,10 +88,9 @@ async def exited(engine: Engine, container: Container, record: dict[str, Any]) -
         state.finished_at = int(record["exited_at"])
         state.pid = 0
         restart = wants_restart(container)
+        health.end(container)
         engine.containers.transition(container, pb.RESTARTING if restart else pb.EXITED)
         engine.containers.save_state(container)
-        if container.health_task is not None:
-            container.health_task.cancel()
         attributes = {"exitCode": str(state.exit_code), "execDuration": str(int(run_time))}
         engine.publish(container, "die", attributes)
         release_network(engine, container)

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from common.errors import Conflict, EngineError, InternalError, InvalidArgument
-from lifecycle import names, signals, status
+from lifecycle import health, names, signals, status
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle.container import Container, Outcome
 from lifecycle.detach import parse_keys
@@ -152,6 +152,7 @@ async def pause(engine: Engine, container: Container) -> None:
             raise Conflict(f"container {container.id} is not running")
         await container.shim.call("pause")
         engine.containers.transition(container, pb.PAUSED)
+        health.end(container)
         engine.containers.save_state(container)
     engine.publish(container, "pause")
 
@@ -162,6 +163,7 @@ async def unpause(engine: Engine, container: Container) -> None:
             raise InternalError(f"Container {container.id} is not paused")
         await container.shim.call("resume")
         engine.containers.transition(container, pb.RUNNING)
+        health.watch(engine, container)
         engine.containers.save_state(container)
     engine.publish(container, "unpause")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from common.errors import EngineError
 from common.ids import FULL_ID
-from lifecycle import exits, operations, status
+from lifecycle import exits, health, operations, status
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle.container import Container, describe
 from lifecycle.engine import Engine
@@ -44,6 +44,7 @@ async def restore(engine: Engine) -> None:
     for item, record in lost:
         await exits.exited(engine, item, record)
         discard_bundle(engine.paths.shim(item.id))
+    health.resume_all(engine)
     for item in list(engine.containers):
         await _settle(engine, item)
 

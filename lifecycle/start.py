@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 
 from common.errors import Conflict, EngineError, InvalidArgument
-from lifecycle import attachment, mountpoints, security, spec
+from lifecycle import attachment, health, mountpoints, security, spec
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle._pb.containers_pb2 import Ulimit
 from lifecycle.container import Container, Outcome, release
@@ -107,6 +107,7 @@ def _started(engine: Engine, container: Container, answer: dict[str, Any]) -> No
     state.pid = int(answer["pid"])
     state.started_at = int(answer["started_at"])
     state.exit_code, state.error, state.oom_killed = 0, "", False
+    health.begin(engine, container)
     engine.containers.save(container)
     engine.publish(container, "start")
 

@@ -6,7 +6,9 @@ socket is closed, because clients inspect the exec as soon as the output ends.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +17,7 @@ from common.errors import Conflict, NotFound
 from runtime.spec import Process
 from shim.attach import AttachOptions
 from shim.container import Container
-from shim.loop import Loop
+from shim.loop import Loop, Timer
 from shim.reaper import Reaper
 from shim.stdio import ProcessStreams
 
@@ -51,6 +53,14 @@ class Exec:
         self.pid = pid
         self.streams = streams
         self.exit_code: int | None = None
+        self.deadline: Timer | None = None
+
+    def signal(self, number: int) -> None:
+        """To its whole process group, which the runtime made it the leader of."""
+        # Its pid is not anybody else's before its exit has been collected.
+        if self.exit_code is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
 
 
 class Execs:
@@ -71,8 +81,12 @@ class Execs:
         process: Process,
         options: AttachOptions,
         client: socket.socket | None,
+        timeout: float = 0.0,
     ) -> Exec:
-        """Run ``process``; on a failure ``client`` is untouched and still the caller's."""
+        """Run ``process``; on a failure ``client`` is untouched and still the caller's.
+
+        With a ``timeout``, its process group is killed after that many seconds.
+        """
         if exec_id in self._execs:
             raise Conflict(f"exec command {exec_id} is already running")
         streams = ProcessStreams(
@@ -101,6 +115,10 @@ class Execs:
         if client is not None:
             streams.attach(client, options)
         self._reaper.watch(started.pid, started.pidfd, lambda code: self._exited(running, code))
+        if timeout:
+            running.deadline = self._loop.call_later(
+                timeout, lambda: running.signal(signal.SIGKILL)
+            )
         return running
 
     def get(self, exec_id: str) -> Exec:
@@ -134,6 +152,7 @@ class Execs:
             running.streams.finish()
 
     def _exited(self, running: Exec, code: int) -> None:
+        self._loop.cancel(running.deadline)
         running.exit_code = code
         drain_then(self._loop, running.streams, lambda: self._end(running))
 

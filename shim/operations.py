@@ -76,10 +76,11 @@ class Operations:
         exec_id = request.text(message, "exec_id")
         process = request.process(message)
         options = request.attach_options(message)
+        timeout = request.seconds(message, "timeout")
         container = self._shim.running()
         client = take_socket(fds)
         try:
-            started = self._shim.execs.start(container, exec_id, process, options, client)
+            started = self._shim.execs.start(container, exec_id, process, options, client, timeout)
         except BaseException:
             if client is not None:
                 client.close()
@@ -104,6 +105,10 @@ class Operations:
     def _signal(self, message: Message, _fds: list[int], _peer: Peer) -> Message:
         container = self._shim.running()
         number = request.number(message, "signal")
+        exec_id = request.optional_text(message, "exec_id")
+        if exec_id is not None:
+            self._shim.execs.get(exec_id).signal(number)
+            return {}
         container.signal(number, everyone=request.flag(message, "all"))
         if number == signal.SIGKILL and self._shim.status == "paused":
             # A frozen process of cgroup v1 cannot even die.

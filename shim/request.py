@@ -46,6 +46,14 @@ def number(message: Message, name: str) -> int:
     return _field(message, name, int)
 
 
+def seconds(message: Message, name: str) -> float:
+    """A duration; 0 where it is not given."""
+    value = message.get(name, 0)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+        raise InvalidArgument(f"{name}: expected seconds, got {value!r}")
+    return float(value)
+
+
 def flag(message: Message, name: str) -> bool:
     value = message.get(name, False)
     if not isinstance(value, bool):
