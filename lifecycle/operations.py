@@ -227,8 +227,7 @@ async def _attach(engine: Engine, request: pb.AttachRequest, descriptor: int) ->
     config = container.record.config
     keys = parse_keys(request.detach_keys)
     _check_attachable(container)
-    can_join = container.has_process or container.status == status.CREATED
-    if request.wait_only or not can_join:
+    if request.wait_only or container.status in (status.REMOVING, status.DEAD):
         return pb.AttachReply(joined=False, tty=config.tty)
     shim = await ensure_shim(engine, container)
     os.write(descriptor, request.stream.head_tty if config.tty else request.stream.head_plain)

@@ -13,7 +13,7 @@ from lifecycle import status
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle.container import Container, Outcome, describe, release
 from lifecycle.engine import Engine
-from lifecycle.start import discard_bundle, release_network
+from lifecycle.start import discard_bundle, previous_run, release_network
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +44,7 @@ async def abandon(container: Container) -> None:
 
 
 async def _delete_files(engine: Engine, container: Container, volumes: bool) -> None:
-    if container.ending is not None:
-        await asyncio.shield(container.ending)
+    await previous_run(container)
     discard_bundle(engine.paths.shim(container.id))
     await engine.images.remove_container(container.id)
     await asyncio.to_thread(_delete_directory, engine.paths.container(container.id))

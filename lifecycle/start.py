@@ -42,6 +42,7 @@ _PREFIX = (
 
 async def ensure_shim(engine: Engine, container: Container) -> Shim:
     """The container's shim, forked if there is none: at the start, or at an attach before it."""
+    await previous_run(container)
     if container.shim is None:
         engine.paths.shim(container.id).mkdir(mode=0o700, exist_ok=True)
         shim = await engine.zygote.fork(
@@ -56,10 +57,15 @@ async def ensure_shim(engine: Engine, container: Container) -> Shim:
     return container.shim
 
 
-async def start_locked(engine: Engine, container: Container) -> None:
-    """Run the container's process; the caller holds its lock and has checked its status."""
+async def previous_run(container: Container) -> None:
+    """Wait until the shim of the run before has left the paths that the next one uses."""
     if container.ending is not None:
         await asyncio.shield(container.ending)
+
+
+async def start_locked(engine: Engine, container: Container) -> None:
+    """Run the container's process; the caller holds its lock and has checked its status."""
+    await previous_run(container)
     shim_task = asyncio.ensure_future(ensure_shim(engine, container))
     try:
         await _start(engine, container, shim_task)
