@@ -95,13 +95,13 @@ def test_container_goes_on(mortal: OwnEngine, box: Callable[..., str], what: str
     polling.until(lambda: len(logged(mortal, name)) > len(before) + 10, "more lines")
     with mortal.spawn("logs", "-f", name) as follower:
         assert follower.stdout
-        assert_gapless([int(follower.stdout.readline()) for _ in range(len(before) + 30)])
+        followed = [int(follower.stdout.readline()) for _ in range(len(before) + 30)]
         mortal.docker("stop", "-t", "0", name)
-        rest = follower.stdout.read()
+        followed += numbers(follower.stdout.read().decode())
     assert mortal.status(name) == "exited"
-    assert_gapless(logged(mortal, name))
+    assert_gapless(followed)
     # The follower ended with the container, after its last line.
-    assert numbers(rest.decode())[-1] == logged(mortal, name)[-1]
+    assert followed == logged(mortal, name)
 
 
 @pytest.mark.parametrize("what", KILLS)
