@@ -7,7 +7,7 @@ from pathlib import Path
 
 from images.content import ContentStore
 from images.model import Image
-from images.snapshots import Snapshots
+from images.snapshots import INIT, Snapshots
 from images.store import ImageStore
 
 
@@ -48,6 +48,12 @@ class Details:
         chain_ids = self._store.container_chain(container_id) or []
         lower = self._snapshots.lower_directories(chain_ids)
         return _data(lower, upper=self.container_upper(container_id))
+
+    def container_lower(self, container_id: str) -> list[Path]:
+        """The directories below the container's own, the top one first."""
+        chain_ids = self._store.container_chain(container_id) or []
+        lower = self._snapshots.lower_directories(chain_ids)
+        return [*lower, self._snapshots.root / INIT / "fs"]
 
     def container_upper(self, container_id: str) -> Path:
         """The directory of what the container has written."""

@@ -7,6 +7,7 @@ in lifecycle's event loop: what takes longer than a query or a rename runs in th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -279,6 +280,14 @@ class ImageService:
                 if target is not None:
                     self._store.set_tag(target, record.id)
         return self._store.get(record.id)
+
+    async def decompress(self, source: int, target: int) -> None:
+        """Pass on a client's tar, compressed or not, as a plain one; ``target`` is closed."""
+        try:
+            async with self._operation() as operation:
+                await self._worker.run(operation, "decompress", {}, fds=[source, target])
+        finally:
+            os.close(target)
 
     # ---- containers
 

@@ -35,6 +35,7 @@ from images.archive_save import Save
 from images.channel import Channel, Message
 from images.commit import Commit
 from images.content import ContentStore
+from images.decompress import Decompress
 from images.import_ import Import
 from images.layers import Layers
 from images.operation import Operation
@@ -65,6 +66,7 @@ class Worker:
             "push": Push(self._content).run,
             "save": Save(self._content).run,
             "commit": Commit(self._content, snapshots, layers).run,
+            "decompress": Decompress().run,
             "load": Load(self._content, layers).run,
             "import": Import(self._content, layers).run,
             "login": remote.login,

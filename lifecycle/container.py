@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common.database import Database
 from common.errors import Conflict, InvalidArgument, NotFound
@@ -53,6 +53,8 @@ class Container:
     execs: dict[str, Exec] = field(default_factory=dict)
     exit_waiters: list[asyncio.Future[Outcome]] = field(default_factory=list)
     removal_waiters: list[asyncio.Future[Outcome]] = field(default_factory=list)
+    # Jobs that write into its files (jobs.py): a start waits for them.
+    writers: set[asyncio.Future[Any]] = field(default_factory=set)
     restart_task: asyncio.Task[None] | None = None
     health_task: asyncio.Task[None] | None = None
     restart_delay: float = 0.0  # seconds, of the next automatic restart

@@ -12,9 +12,9 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from common.errors import Unavailable
 from common.paths import Paths
@@ -28,6 +28,7 @@ RESTART_SECONDS = 0.2  # between two starts of a zygote that dies at once
 
 OnEvent = Callable[[Message], None]
 OnClose = Callable[[], None]
+Forked = TypeVar("Forked")
 
 
 class Shim:
@@ -103,14 +104,25 @@ class Zygote:
             raise
         return shim
 
+    async def job(self, request: Message, fds: Sequence[int]) -> socket.socket:
+        """A new job (jobs.py); the answer is its control socket."""
+        root = self._paths.exec_root
+        return await self._forked(lambda client: client.job(request, root, fds))
+
     async def _fork(self, container_id: str) -> socket.socket:
+        root = self._paths.exec_root
+        return (await self._forked(lambda client: client.fork(container_id, root)))[1]
+
+    async def _forked(self, ask: Callable[[ZygoteClient], Awaitable[Forked]]) -> Forked:
         for _ in range(2):  # once more where the zygote has just died
             await self._ready.wait()
             if self._client is None:
                 continue
             try:
-                return (await self._client.fork(container_id, self._paths.exec_root))[1]
+                return await ask(self._client)
             except Unavailable:
+                if not self._client.closed:
+                    raise
                 self._ready.clear()
         raise Unavailable("the process that starts containers died; try again")
 

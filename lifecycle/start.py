@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 
 from common.errors import Conflict, EngineError, InvalidArgument
-from lifecycle import attachment, health, mountpoints, security, spec
+from lifecycle import attachment, health, jobs, mountpoints, security, spec
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle._pb.containers_pb2 import Ulimit
 from lifecycle.container import Container, Outcome, release
@@ -66,6 +66,7 @@ async def previous_run(container: Container) -> None:
 async def start_locked(engine: Engine, container: Container) -> None:
     """Run the container's process; the caller holds its lock and has checked its status."""
     await previous_run(container)
+    await jobs.settle(container)
     shim_task = asyncio.ensure_future(ensure_shim(engine, container))
     try:
         await _start(engine, container, shim_task)

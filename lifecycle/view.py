@@ -4,18 +4,16 @@ known.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from functools import cache
 
 import orjson
 
 from common.errors import EngineError
-from lifecycle import status
+from lifecycle import archive, status
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle.container import Container
 from lifecycle.engine import Engine
-from lifecycle.volumes import tree_size
 
 
 async def inspect(engine: Engine, container: Container, *, size: bool) -> pb.Container:
@@ -66,8 +64,7 @@ async def _add_sizes(engine: Engine, container: Container, record: pb.Container)
 
 async def layer_size(engine: Engine, container: Container) -> int:
     """Bytes of the container's own layer."""
-    upper = engine.images.details.container_upper(container.id)
-    return await asyncio.to_thread(tree_size, upper)
+    return await archive.layer_size(engine, container)
 
 
 def log(container: Container) -> pb.Log:

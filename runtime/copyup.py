@@ -1,7 +1,9 @@
-"""Library: "tmpcopyup", a tmpfs that starts with what the directory below it holds.
+"""Library: "tmpcopyup", a tmpfs that starts with what the directory below it holds; and the same
+for a new volume.
 
-Run by the container's child side on a detached tmpfs. Names come from the image, so each is opened
-relative to its directory's descriptor and never through a symbolic link.
+Run by the container's child side on a detached tmpfs, and by a job of the zygote's on a volume.
+Names come from the image, so each is opened relative to its directory's descriptor and never
+through a symbolic link.
 """
 
 from __future__ import annotations
@@ -9,7 +11,10 @@ from __future__ import annotations
 import os
 import stat
 
+from common.fileparts import get_xattrs, set_xattrs
+
 CHUNK = 1 << 20
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def copy_tree(source: int, target: int) -> None:
@@ -17,51 +22,66 @@ def copy_tree(source: int, target: int) -> None:
     try:
         writable = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=target)
         try:
-            _copy_directory(source, writable)
+            _Copy(writable).directory(source, writable, "")
         finally:
             os.close(writable)
     finally:
         os.close(source)
 
 
-def _copy_directory(source: int, target: int) -> None:
-    for name in os.listdir(source):
-        about = os.stat(name, dir_fd=source, follow_symlinks=False)
-        _copy_entry(name, about, source, target)
-    about = os.fstat(source)
-    os.fchown(target, about.st_uid, about.st_gid)
-    os.fchmod(target, stat.S_IMODE(about.st_mode))
-    os.utime(target, ns=(about.st_atime_ns, about.st_mtime_ns))
+class _Copy:
+    def __init__(self, top: int) -> None:
+        self._top = top
+        # Where the first name of a file with several of them was copied to, below ``top``.
+        self._first: dict[tuple[int, int], str] = {}
 
+    def directory(self, source: int, target: int, path: str) -> None:
+        for name in os.listdir(source):
+            about = os.stat(name, dir_fd=source, follow_symlinks=False)
+            self._entry(name, about, source, target, path + name)
+        about = os.fstat(source)
+        os.fchown(target, about.st_uid, about.st_gid)
+        set_xattrs(target, get_xattrs(source))
+        os.fchmod(target, stat.S_IMODE(about.st_mode))
+        os.utime(target, ns=(about.st_atime_ns, about.st_mtime_ns))
 
-def _copy_entry(name: str, about: os.stat_result, source: int, target: int) -> None:
-    if stat.S_ISDIR(about.st_mode):
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    def _entry(self, name: str, about: os.stat_result, source: int, target: int, path: str) -> None:
+        if stat.S_ISDIR(about.st_mode):
+            self._below(name, source, target, path)
+            return
+        if about.st_nlink > 1:
+            first = self._first.setdefault((about.st_dev, about.st_ino), path)
+            if first != path:
+                top = self._top
+                os.link(first, name, src_dir_fd=top, dst_dir_fd=target, follow_symlinks=False)
+                return
+        if stat.S_ISREG(about.st_mode):
+            _copy_file(name, about, source, target)
+            return
+        if stat.S_ISLNK(about.st_mode):
+            os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
+        else:
+            os.mknod(name, about.st_mode, about.st_rdev, dir_fd=target)
+        os.chown(name, about.st_uid, about.st_gid, dir_fd=target, follow_symlinks=False)
+        if not stat.S_ISLNK(about.st_mode):
+            os.chmod(name, stat.S_IMODE(about.st_mode), dir_fd=target)
+        times = (about.st_atime_ns, about.st_mtime_ns)
+        os.utime(name, ns=times, dir_fd=target, follow_symlinks=False)
+
+    def _below(self, name: str, source: int, target: int, path: str) -> None:
         os.mkdir(name, 0o700, dir_fd=target)
-        inner = os.open(name, flags, dir_fd=source)
+        inner = os.open(name, _DIRECTORY, dir_fd=source)
         try:
-            made = os.open(name, flags, dir_fd=target)
+            made = os.open(name, _DIRECTORY, dir_fd=target)
             try:
-                _copy_directory(inner, made)
+                self.directory(inner, made, path + "/")
             finally:
                 os.close(made)
         finally:
             os.close(inner)
-        return
-    if stat.S_ISREG(about.st_mode):
-        _copy_file(name, source, target)
-    elif stat.S_ISLNK(about.st_mode):
-        os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
-    else:
-        os.mknod(name, about.st_mode, about.st_rdev, dir_fd=target)
-    os.chown(name, about.st_uid, about.st_gid, dir_fd=target, follow_symlinks=False)
-    if not stat.S_ISLNK(about.st_mode):
-        os.chmod(name, stat.S_IMODE(about.st_mode), dir_fd=target)
-    times = (about.st_atime_ns, about.st_mtime_ns)
-    os.utime(name, ns=times, dir_fd=target, follow_symlinks=False)
 
 
-def _copy_file(name: str, source: int, target: int) -> None:
+def _copy_file(name: str, about: os.stat_result, source: int, target: int) -> None:
     flags = os.O_NOFOLLOW | os.O_CLOEXEC
     reader = os.open(name, os.O_RDONLY | os.O_NONBLOCK | flags, dir_fd=source)
     try:
@@ -70,6 +90,10 @@ def _copy_file(name: str, source: int, target: int) -> None:
         try:
             while os.sendfile(writer, reader, None, CHUNK):
                 pass
+            os.fchown(writer, about.st_uid, about.st_gid)
+            set_xattrs(writer, get_xattrs(reader))
+            os.fchmod(writer, stat.S_IMODE(about.st_mode))
+            os.utime(writer, ns=(about.st_atime_ns, about.st_mtime_ns))
         finally:
             os.close(writer)
     finally:

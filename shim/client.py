@@ -1,7 +1,8 @@
 """Library: the asyncio side of shim/protocol.py, for lifecycle and compat_api.
 
 ``ShimClient`` is one connection to a shim: requests by number, answers as futures, events to a
-callback. ``ZygoteClient`` asks the zygote for shims. The shim itself must not import this file.
+callback. ``ZygoteClient`` asks the zygote for
+shims and jobs. The shim itself must not import this file.
 """
 
 from __future__ import annotations
@@ -177,11 +178,24 @@ class ZygoteClient(_Channel):
 
     async def fork(self, container_id: str, exec_root: Path) -> tuple[int, socket.socket]:
         """A new shim: its pid and our end of its first control connection."""
+        return await self._fork({"op": "fork", "id": container_id}, exec_root, ())
+
+    async def job(self, request: Message, exec_root: Path, fds: Sequence[int]) -> socket.socket:
+        """A new job: our end of its control socket, which ends it when it is closed.
+
+        ``request`` is the job's (shim/jobs/process.py). ``fds`` stay the caller's, and may be
+        closed when this returns.
+        """
+        return (await self._fork({**request, "op": "job"}, exec_root, fds))[1]
+
+    async def _fork(
+        self, request: Message, exec_root: Path, fds: Sequence[int]
+    ) -> tuple[int, socket.socket]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs:
-                request = {"op": "fork", "id": container_id, "exec_root": str(exec_root)}
-                await self._send(request, [theirs.fileno()])
+                message = {**request, "exec_root": str(exec_root)}
+                await self._send(message, [theirs.fileno(), *fds])
             # As in ShimClient.call; the queue is in the order of the requests.
             future: asyncio.Future[Message] = self._loop.create_future()
             self._waiting.append(future)

@@ -1,7 +1,8 @@
-"""Process ``longshore-zygote``, after zygote.py has sealed it: forks the shims.
+"""Process ``longshore-zygote``, after zygote.py has sealed it: forks the shims and
+the jobs.
 
-Single-threaded and without credentials, since a fork copies its memory. It imports all that a
-shim will ever need, and then only forks. When the socketpair closes it ends; the shims, which
+Single-threaded and without credentials, since a fork copies its memory. It imports all that
+they will ever need, and then only forks. When the socketpair closes it ends; the shims, which
 have sessions of their own, go on.
 """
 
@@ -18,6 +19,7 @@ from typing import NoReturn
 
 from common.ids import FULL_ID, short
 from runtime import spec
+from shim.jobs import process as jobs
 from shim.protocol import Connection, ConnectionClosed, Message, ProtocolError, close_all
 from shim.shim import run as run_shim
 from shim.title import set_title
@@ -72,13 +74,20 @@ def serve(control: Connection, exec_root: Path) -> None:
 
 def handle(control: Connection, request: Message, fds: list[int], exec_root: Path) -> Message:
     container_id = str(request.get("id"))
+    root = Path(str(request.get("exec_root") or exec_root))
     try:
-        if request.get("op") != "fork" or len(fds) != 1 or not FULL_ID.fullmatch(container_id):
-            return {"error": "expected a fork request with an id and one descriptor"}
-        root = Path(str(request.get("exec_root") or exec_root))
+        if not fds or not FULL_ID.fullmatch(container_id):
+            return {"error": "expected an id and descriptors"}
+        match request.get("op"):
+            case "fork" if len(fds) == 1:
+                become = become_shim
+            case "job":
+                become = become_job
+            case op:
+                return {"error": f"{op!r} with {len(fds)} descriptors is no request"}
         pid = os.fork()
         if pid == 0:
-            become_shim(control, container_id, root, fds[0])
+            become(control, request, root, fds)
         return {"pid": pid}
     except OSError as e:
         return {"error": f"fork: {e.strerror}"}
@@ -86,16 +95,27 @@ def handle(control: Connection, request: Message, fds: list[int], exec_root: Pat
         close_all(fds)
 
 
-def become_shim(control: Connection, container_id: str, exec_root: Path, fd: int) -> NoReturn:
+def become_shim(control: Connection, request: Message, exec_root: Path, fds: list[int]) -> NoReturn:
+    container_id = str(request["id"])
     status = 1
     try:
         os.setsid()
         control.close()
         gc.enable()
         set_title(f"longshore-shim {short(container_id)}", exec_root)
-        run_shim(container_id, exec_root, Connection(socket.socket(fileno=fd)))
+        run_shim(container_id, exec_root, Connection(socket.socket(fileno=fds[0])))
         status = 0
     except BaseException:
         traceback.print_exc()
     finally:
         os._exit(status)
+
+
+def become_job(control: Connection, request: Message, exec_root: Path, fds: list[int]) -> NoReturn:
+    """The first descriptor is the job's control socket."""
+    try:
+        control.close()
+        set_title(jobs.title(request), exec_root)
+        jobs.run(request, Connection(socket.socket(fileno=fds[0])), fds[1:])
+    finally:
+        os._exit(1)

@@ -8,7 +8,7 @@ from typing import Any
 import grpc.aio
 
 from common.errors import NotFound, NotSupported
-from lifecycle import create, execs, listing, operations, remove, update, view
+from lifecycle import archive, create, execs, listing, operations, remove, update, view
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle._pb.containers_pb2_grpc import ContainersServicer, ExecsServicer
 from lifecycle._pb.types_pb2 import Empty, PruneReport
@@ -130,19 +130,22 @@ class Containers(ContainersServicer):
         return await view.stats(self._find(request.ref))
 
     async def GetChanges(self, request: pb.ContainerRef, context: Context) -> pb.ChangeList:
-        raise NotSupported("listing the changes of a container is not supported")
+        return await archive.changes(self._engine, self._find(request.ref))
 
     async def Export(self, request: pb.ExportRequest, context: Context) -> Empty:
-        raise NotSupported("exporting a container is not supported")
+        await archive.export(self._engine, request)
+        return Empty()
 
     async def StatPath(self, request: pb.PathRequest, context: Context) -> pb.PathStat:
-        raise NotSupported("copying from a container is not supported")
+        return await archive.stat_path(self._engine, request)
 
     async def GetArchive(self, request: pb.ArchiveRequest, context: Context) -> Empty:
-        raise NotSupported("copying from a container is not supported")
+        await archive.get(self._engine, request)
+        return Empty()
 
     async def PutArchive(self, request: pb.ArchiveRequest, context: Context) -> Empty:
-        raise NotSupported("copying into a container is not supported")
+        await archive.put(self._engine, request)
+        return Empty()
 
     async def Commit(self, request: pb.CommitRequest, context: Context) -> pb.CommitReply:
         raise NotSupported("committing a container is not supported")
