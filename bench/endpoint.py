@@ -103,7 +103,11 @@ class Endpoint:
         return container
 
     def remove(self, container: str) -> None:
-        self.call("DELETE", f"/containers/{container}?force=1&v=1")
+        target = f"/containers/{container}?force=1&v=1"
+        answer = rawhttp.request(self.socket, "DELETE", target, timeout=120)
+        # 404 and 409: somebody else has removed it, or is about to.
+        if answer.status not in (204, 404, 409):
+            raise RuntimeError(f"DELETE {target}: {answer.status} {answer.body!r}")
 
     def prepare(self) -> None:
         archive = docker_archive([IMAGE], [busybox_layer()])
