@@ -4,7 +4,7 @@
     <data-root>/snapshots/<container id>/{fs,work}    a container's upper and work directories
     <data-root>/snapshots/init/fs                     mount points that every container needs
     <data-root>/snapshots/l/<16 characters>           symlinks to the layers' fs, see below
-    <data-root>/snapshots/new-<random>/               being unpacked by the worker
+    <data-root>/snapshots/new/<random>/               being unpacked by the worker
     <data-root>/snapshots/own-<random>/               being made or removed by lifecycle
 
 The worker makes layers: it unpacks and then renames. All else is lifecycle's. Nothing
@@ -23,6 +23,8 @@ show it; and what an image has wins over it.
 
 from __future__ import annotations
 
+import array
+import fcntl
 import json
 import os
 import re
@@ -37,13 +39,16 @@ from images.model import Mount
 
 INIT = "init"
 LINKS = "l"
-UNPACKING = "new-"
+UNPACKING = "new"
 OWN = "own-"
 LINK_CHARACTERS = 16
 PAGE = 4096
 OTHER_OPTIONS = 512  # left for upperdir, workdir and what the runtime adds
 LOWERDIR_PLUS_SINCE = (6, 7)
 FIXED_OPTIONS = ("index=off", "redirect_dir=off", "metacopy=off")
+FS_IOC_GETFLAGS = 0x80086601  # linux/fs.h
+FS_IOC_SETFLAGS = 0x40086602
+FS_TOPDIR_FL = 0x00020000
 
 _INIT_DIRECTORIES = ("dev", "dev/pts", "dev/shm", "etc", "proc", "sys")
 _INIT_FILES = (".dockerenv", "dev/console", "etc/hostname", "etc/hosts", "etc/resolv.conf")
@@ -58,6 +63,8 @@ class Snapshots:
         """The fixed directories; lifecycle calls it when it opens the store."""
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         (self.root / LINKS).mkdir(mode=0o700, exist_ok=True)
+        (self.root / UNPACKING).mkdir(mode=0o700, exist_ok=True)
+        _spread(self.root / UNPACKING)
         init = self.root / INIT / "fs"
         if init.exists():
             return
@@ -87,7 +94,7 @@ class Snapshots:
         return size if isinstance(size, int) else None
 
     def new_partial(self) -> Path:
-        partial = self.root / (UNPACKING + secrets.token_hex(16))
+        partial = self.root / UNPACKING / secrets.token_hex(16)
         (partial / "fs").mkdir(parents=True, mode=0o755)
         (partial / "fs").chmod(0o755)
         return partial
@@ -180,7 +187,7 @@ class Snapshots:
         """Layers (hex chain ids) and containers (their ids)."""
         with os.scandir(self.root) as entries:
             for entry in entries:
-                if not entry.name.startswith((UNPACKING, OWN)) and entry.name not in (INIT, LINKS):
+                if not entry.name.startswith(OWN) and entry.name not in (INIT, LINKS, UNPACKING):
                     yield entry.name
 
     def partials(self) -> list[Path]:
@@ -189,7 +196,7 @@ class Snapshots:
 
     def unpacking(self) -> list[Path]:
         """What the worker is making; at its start, what the one before it left."""
-        return list(self.root.glob(UNPACKING + "*"))
+        return list((self.root / UNPACKING).iterdir())
 
     def prune_links(self) -> None:
         for link in (self.root / LINKS).iterdir():
@@ -213,6 +220,25 @@ def mark_opaque(directory: int, paths: Iterable[bytes]) -> None:
             os.setxattr(fd, b"trusted.overlay.opaque", b"y")
         finally:
             os.close(fd)
+
+
+def _spread(directory: Path) -> None:
+    """Have ext4 place each directory below this one somewhere else on the disk.
+
+    ext4 does not give an inode anew within minutes of its deletion, and looks at each one that it
+    skips. A layer unpacked where one was just removed takes ten times as long: 6,500 files 5 s, not
+    0.4 s. Below a "top" directory it begins at a block group of its own.
+    """
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        flags = array.array("i", [0])
+        fcntl.ioctl(fd, FS_IOC_GETFLAGS, flags)
+        flags[0] |= FS_TOPDIR_FL
+        fcntl.ioctl(fd, FS_IOC_SETFLAGS, flags)
+    except OSError:
+        pass  # another file system, which has no such flag and no need for it
+    finally:
+        os.close(fd)
 
 
 def _kernel_version() -> tuple[int, int]:

@@ -51,6 +51,9 @@ def layer_directory(data_root: Path, chain_id: str) -> Path:
 
 def leftovers(data_root: Path) -> list[str]:
     """What an operation must not leave: ingests and half-made snapshots."""
-    partials = (data_root / "snapshots").glob("*-*")
+    partials = [
+        *(data_root / "snapshots").glob("*-*"),
+        *(data_root / "snapshots" / "new").iterdir(),
+    ]
     ingests = (data_root / "content" / "ingest").iterdir()
     return [path.name for path in (*partials, *ingests)]
