@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bench.job import Job
-from bench.jobs import images
 from bench.jobs.churn import Churn
 from bench.jobs.command import Exec, RunBridge, RunNone, RunPublished
 from bench.jobs.memory import Memory
@@ -20,10 +19,4 @@ JOBS: tuple[type[Job], ...] = (
     Logs,
     Attach,
     Memory,
-    images.Pull,
-    images.PullAtOnce,
-    images.PullMemory,
-    images.Load,
-    images.Save,
-    images.Push,
 )
