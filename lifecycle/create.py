@@ -17,7 +17,15 @@ from contextlib import ExitStack
 from common.errors import InvalidArgument, NotFound, NotSupported
 from common.ids import new_id, short
 from images.model import Image, ImageConfig
-from lifecycle import capabilities, logging_options, mountpoints, names, security, signals
+from lifecycle import (
+    capabilities,
+    logging_options,
+    mountpoints,
+    names,
+    security,
+    signals,
+    volume_content,
+)
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle._pb.networks_pb2 import EndpointSettings
 from lifecycle.container import Container
@@ -65,6 +73,7 @@ async def create(engine: Engine, request: pb.CreateContainerRequest) -> pb.Creat
         os.makedirs(record.directory, mode=0o710)
         undo.callback(shutil.rmtree, record.directory)
         await _prepare_snapshot(engine, container_id, image, undo)
+        await _fill_volumes(engine, record)
         container = Container(record)
         engine.containers.add(container)
         undo.pop_all()
@@ -78,6 +87,14 @@ async def _prepare_snapshot(
     if image is None:
         raise InvalidArgument("config cannot be empty in order to create a container")
     await engine.images.prepare_container(container_id, image)
+
+
+async def _fill_volumes(engine: Engine, record: pb.Container) -> None:
+    try:
+        await volume_content.fill(engine, record, lambda ref: engine.containers.find(ref).record)
+    except BaseException:
+        await engine.images.remove_container(record.id)
+        raise
 
 
 def merge_image(config: pb.Config, image: ImageConfig) -> None:

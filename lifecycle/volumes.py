@@ -13,7 +13,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
@@ -55,6 +55,8 @@ class Volume:
     labels: Mapping[str, str] | None
     options: Mapping[str, str] | None
     directory: Path
+    # Held while its first content is copied from an image.
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock, compare=False, repr=False)
 
     @property
     def mountpoint(self) -> Path:
