@@ -38,7 +38,7 @@ def apply(config: ImageConfig, changes: Iterable[str]) -> ImageConfig:
             word, _, rest = line.partition(" ")
             instruction = _INSTRUCTIONS.get(word.upper())
             if instruction is None:
-                raise InvalidArgument(f"{word.lower()} is not a valid change command")
+                raise InvalidArgument(f"{word} is not a valid change command")
             if not rest.strip():
                 raise InvalidArgument(f"{word.upper()} requires at least one argument")
             config = instruction(config, rest.strip())

@@ -323,6 +323,10 @@ class ImageService:
         target = reference.parse(name)
         if target.digest is not None:
             raise InvalidArgument("cannot import digest reference")
+        if target.familiar_name == "sha256":
+            raise InvalidArgument(
+                "refusing to create an ambiguous tag using digest algorithm as name"
+            )
         return target.with_default_tag()
 
     def _operation(self) -> AbstractAsyncContextManager[int]:

@@ -8,7 +8,7 @@ from typing import Any
 import grpc.aio
 
 from common.errors import NotFound, NotSupported
-from lifecycle import archive, create, execs, listing, operations, remove, update, view
+from lifecycle import archive, commit, create, execs, listing, operations, remove, update, view
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle._pb.containers_pb2_grpc import ContainersServicer, ExecsServicer
 from lifecycle._pb.types_pb2 import Empty, PruneReport
@@ -148,7 +148,7 @@ class Containers(ContainersServicer):
         return Empty()
 
     async def Commit(self, request: pb.CommitRequest, context: Context) -> pb.CommitReply:
-        raise NotSupported("committing a container is not supported")
+        return await commit.commit(self._engine, request)
 
     async def _finish(self, work: Coroutine[Any, Any, Result]) -> Result:
         return await self._engine.finish(work, "request")
