@@ -58,7 +58,7 @@ async def test_removal_takes_everything_along(tmp_path: Path) -> None:
         assert layer_directory(root, other.chain_ids[0]).exists()
         assert len(await remove(images, "b:1")) == 4
         assert not list((root / "content" / "sha256").iterdir())
-        assert {path.name for path in (root / "snapshots").iterdir()} == {"init", "l"}
+        assert {path.name for path in (root / "snapshots").iterdir()} == {"init", "l", "new"}
         assert not list((root / "snapshots" / "l").iterdir())
 
 
@@ -150,7 +150,12 @@ async def test_crash_leaves_nothing_for_long(tmp_path: Path) -> None:
         assert not leftovers(root)
         assert images.resolve("a:1") == kept
         names = {path.name for path in (root / "snapshots").iterdir()}
-        assert names == {"init", "l", *(chain.removeprefix("sha256:") for chain in kept.chain_ids)}
+        assert names == {
+            "init",
+            "l",
+            "new",
+            *(chain.removeprefix("sha256:") for chain in kept.chain_ids),
+        }
         assert len(list((root / "snapshots" / "l").iterdir())) == 2
         assert len(list((root / "content" / "sha256").iterdir())) == 3
 
