@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from common import netlink, netns
-from common.netlink import Netlink
+from common.netlink import Link, Netlink
 
 CARRIER_SECONDS = 0.05
 
@@ -30,8 +30,8 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    bridge: str
-    host_ifname: str
+    bridge: str  # or, of a macvlan or ipvlan, the parent
+    host_ifname: str  # the host's side of the veth; "" where there is none
     ifname: str
     mac: str
     mtu: int
@@ -42,6 +42,9 @@ class Endpoint:
     hairpin: bool = False  # reaches itself by a published port although br_netfilter is on
     routes: tuple[Route, ...] = ()
     sysctls: Mapping[str, str] = field(default_factory=dict)  # "net.ipv4.conf.IFNAME.…"
+    kind: str = "veth"  # or macvlan, ipvlan
+    mode: str = ""  # of those
+    flag: str = ""  # of ipvlan
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Endpoint:
@@ -94,10 +97,24 @@ def take_gateway(pid: int, endpoint: Endpoint) -> None:
         os.close(namespace)
 
 
-def unplug(endpoint: Endpoint) -> None:
-    """Take the pair away, from the host's side; gone already is success."""
+def unplug(pid: int, endpoint: Endpoint) -> None:
+    """Take the interface away; gone already is success. A veth goes from the host's side."""
+    if endpoint.kind == "veth":
+        unplug_veth(endpoint.host_ifname)
+        return
+    namespace = netns.open_of(pid)
+    try:
+        with netns.entered(namespace), Netlink() as inside:
+            link = inside.link(endpoint.ifname)
+            if link is not None:
+                inside.execute(netlink.delete_link(link.index, link.name))
+    finally:
+        os.close(namespace)
+
+
+def unplug_veth(host_ifname: str) -> None:
     with Netlink() as host:
-        link = host.link(endpoint.host_ifname)
+        link = host.link(host_ifname)
         if link is not None:
             host.execute(netlink.delete_link(link.index, link.name))
 
@@ -124,7 +141,36 @@ def _plug(host: Netlink, inside: Netlink, namespace: int, endpoint: Endpoint) ->
     """The thread is in ``namespace``, and each of the two sockets in its own."""
     bridge = host.link(endpoint.bridge)
     if bridge is None:
-        raise OSError(errno.ENODEV, f"bridge {endpoint.bridge}: {os.strerror(errno.ENODEV)}")
+        raise OSError(errno.ENODEV, f"interface {endpoint.bridge}: {os.strerror(errno.ENODEV)}")
+    if endpoint.kind == "veth":
+        _plug_veth(host, inside, namespace, endpoint, bridge)
+        return
+    if endpoint.kind == "macvlan":
+        link = netlink.macvlan(
+            endpoint.ifname,
+            parent=bridge.index,
+            namespace=namespace,
+            mode=endpoint.mode,
+            mac=endpoint.mac,
+            mtu=endpoint.mtu or None,
+        )
+    else:
+        link = netlink.ipvlan(
+            endpoint.ifname,
+            parent=bridge.index,
+            namespace=namespace,
+            mode=endpoint.mode,
+            flag=endpoint.flag,
+            mtu=endpoint.mtu or None,
+        )
+    host.execute(link)
+    netns.write_sysctls(_interface_sysctls(endpoint))
+    inside.execute(*_inside(_index(endpoint.ifname), endpoint))
+
+
+def _plug_veth(
+    host: Netlink, inside: Netlink, namespace: int, endpoint: Endpoint, bridge: Link
+) -> None:
     pair = netlink.veth(
         name=endpoint.host_ifname,
         peer=endpoint.ifname,

@@ -32,12 +32,16 @@ RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_GETROUTE = 24, 26
 
-IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER = 1, 3, 4, 10
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
 IFLA_PROTINFO, IFLA_LINKINFO, IFLA_IFALIAS, IFLA_STATS64, IFLA_NET_NS_FD = 12, 18, 20, 23, 28
 IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS = 29, 1 << 3
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 4, 33
 VETH_INFO_PEER = 1
+IFLA_VLAN_ID, IFLA_MACVLAN_MODE, IFLA_IPVLAN_MODE, IFLA_IPVLAN_FLAGS = 1, 1, 1, 2
+MACVLAN_MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}
+IPVLAN_MODES = {"l2": 0, "l3": 1, "l3s": 2}
+IPVLAN_FLAGS = {"bridge": 0, "private": 1, "vepa": 2}
 NLA_F_NESTED, NLA_TYPE_MASK = 0x8000, 0x3FFF
 
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST = 1, 2, 4
@@ -175,6 +179,44 @@ def bridge(name: str, *, mac: str, mtu: int) -> Message:
         + attribute(IFLA_LINKINFO | NLA_F_NESTED, attribute(IFLA_INFO_KIND, b"bridge"))
     )
     return Message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, name)
+
+
+def dummy(name: str) -> Message:
+    """An interface that leads nowhere, for networks of containers among themselves."""
+    return _new_link(_link_header(up=True) + _name(name), b"dummy", b"", name)
+
+
+def vlan(name: str, *, parent: int, tag: int) -> Message:
+    data = attribute(IFLA_VLAN_ID, struct.pack("=H", tag))
+    body = _link_header(up=True) + _name(name) + _u32(IFLA_LINK, parent)
+    return _new_link(body, b"vlan", data, name)
+
+
+def macvlan(
+    name: str, *, parent: int, namespace: int, mode: str, mac: str, mtu: int | None
+) -> Message:
+    body = _link_header() + _name(name) + _u32(IFLA_LINK, parent) + _mac(mac)
+    body += (_u32(IFLA_MTU, mtu) if mtu else b"") + _u32(IFLA_NET_NS_FD, namespace)
+    return _new_link(body, b"macvlan", _u32(IFLA_MACVLAN_MODE, MACVLAN_MODES[mode]), name)
+
+
+def ipvlan(
+    name: str, *, parent: int, namespace: int, mode: str, flag: str, mtu: int | None
+) -> Message:
+    """It has its parent's MAC."""
+    body = _link_header() + _name(name) + _u32(IFLA_LINK, parent)
+    body += (_u32(IFLA_MTU, mtu) if mtu else b"") + _u32(IFLA_NET_NS_FD, namespace)
+    data = attribute(IFLA_IPVLAN_MODE, struct.pack("=H", IPVLAN_MODES[mode]))
+    data += attribute(IFLA_IPVLAN_FLAGS, struct.pack("=H", IPVLAN_FLAGS[flag]))
+    return _new_link(body, b"ipvlan", data, name)
+
+
+def _new_link(body: bytes, kind: bytes, data: bytes, subject: str) -> Message:
+    info = attribute(IFLA_INFO_KIND, kind)
+    if data:
+        info += attribute(IFLA_INFO_DATA | NLA_F_NESTED, data)
+    body += attribute(IFLA_LINKINFO | NLA_F_NESTED, info)
+    return Message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, subject)
 
 
 def set_up(index: int, subject: str = "") -> Message:

@@ -1,21 +1,22 @@
 """Library: every path that the engine uses below its two roots, in one place.
 
-    <data-root>/                  /var/lib/longshore, survives a reboot, mode 0711
-      engine-id                   the id that ``docker info`` shows
-      lock                        flock'ed by the lifecycle process
-      meta.db                     SQLite, WAL: containers, images, networks, volumes
-      content/sha256/<digest>     blobs as they came from the registry
-      content/ingest/             downloads under way
-      snapshots/<id>/{fs,work}    overlayfs layers and the containers' upper directories
-      containers/<id>/            hostname, hosts, resolv.conf, <id>-json.log
-      volumes/<name>/_data
-    <exec-root>/                  /run/longshore, gone after a reboot, mode 0711
-      lifecycle.sock              gRPC
-      streams.sock                bytes that a gRPC call names by a token
-      lifecycle.pid
-      shims/<id>/                 bundle: config.json; shim.sock; exit
-      runtime/<id>/state.json     the OCI runtime's own
-      seccomp/<sha256>.bpf        compiled profiles
+<data-root>/                  /var/lib/longshore, survives a reboot, mode 0711
+  engine-id                   the id that ``docker info`` shows
+  lock                        flock'ed by the lifecycle process
+  meta.db                     SQLite, WAL: containers, images, networks, volumes
+  content/sha256/<digest>     blobs as they came from the registry
+  content/ingest/             downloads under way
+  snapshots/<id>/{fs,work}    overlayfs layers and the containers' upper directories
+  containers/<id>/            hostname, hosts, resolv.conf, <id>-json.log
+  volumes/<name>/_data
+<exec-root>/                  /run/longshore, gone after a reboot, mode 0711
+  lifecycle.sock              gRPC
+  streams.sock                bytes that a gRPC call names by a token
+  lifecycle.pid
+  names/<network id>/         what containers are called, see namefiles.py
+  shims/<id>/                 bundle: config.json; shim.sock; exit
+  runtime/<id>/state.json     the OCI runtime's own
+  seccomp/<sha256>.bpf        compiled profiles
 """
 
 from __future__ import annotations
@@ -69,6 +70,10 @@ class Paths:
 
     def shim(self, container_id: str) -> Path:
         return self.shims / container_id
+
+    @property
+    def names(self) -> Path:
+        return self.exec_root / "names"
 
     @property
     def runtime_state(self) -> Path:

@@ -8,17 +8,34 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
-from common.errors import EngineError
+from common import resolvconf
+from common.errors import EngineError, NotFound
 from common.ids import new_id
-from lifecycle import etcfiles
+from common.resolverconfig import NamedNetwork, ResolverConfig
+from lifecycle import etcfiles, netfiles
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle._pb.networks_pb2 import EndpointSettings
 from lifecycle.container import Container
+from lifecycle.endpoints import target_for
 from lifecycle.engine import Engine
 from lifecycle.network_records import EndpointRecord, EndpointRequest
+from lifecycle.shims import Shim
 from networking.ports import BoundPort, PortBinding, parse_container_port, parse_host_ports
+from shim.protocol import MAX_DESCRIPTORS
+
+_OPERATIONAL = (
+    "endpoint_id",
+    "gateway",
+    "ip_address",
+    "ip_prefix_len",
+    "ipv6_gateway",
+    "ipv6_address",
+    "ipv6_prefix_len",
+    "assigned_mac",
+)
 
 
 def attach(engine: Engine, container: Container, sockets: list[socket.socket]) -> dict[str, Any]:
@@ -28,35 +45,79 @@ def attach(engine: Engine, container: Container, sockets: list[socket.socket]) -
     """
     record = container.record
     if record.host_config.network_mode.startswith("container:"):
-        return {"network": None, "ports": []}
+        return {"network": None, "resolver": None, "ports": []}
     try:
         for settings in record.endpoints:
             found = engine.networks.connect(
-                container.id, container.name, settings.network, request_of(settings)
+                container.id, container.name, settings.network, request_of(engine, settings)
             )
             fill(settings, found)
-        bound = engine.networks.publish(container.id, _bindings(record))
+        bound = engine.networks.publish(container.id, bindings(record))
     except EngineError as error:
         raise type(error)(f"failed to set up container networking: {error}") from error
     sockets += [port.socket for port in bound]
     record.sandbox_id = new_id()
-    del record.ports[:]
-    record.ports.extend(_bound(record, bound))
+    set_ports(record, bound)
     if record.host_config.network_mode == "host":
-        return {"network": None, "ports": []}
+        return {"network": None, "resolver": None, "ports": []}
     endpoints = engine.networks.for_shim(container.id)
-    gateway = engine.networks.gateway_of(container.id)
     return {
         "network": {"endpoints": [endpoint.to_json() for endpoint in endpoints]},
-        "ports": [
-            {
-                "proto": port.proto,
-                "container_ip": gateway.ip_address if gateway else "",
-                "container_port": port.container_port,
-            }
-            for port in bound
-        ],
+        "resolver": resolver(engine, container),
+        "ports": port_messages(engine, container, bound),
     }
+
+
+def port_messages(
+    engine: Engine, container: Container, bound: Iterable[BoundPort]
+) -> list[dict[str, Any]]:
+    """What the shim is told of each bound socket."""
+    targets = engine.networks.port_targets(container.id)
+    return [
+        {
+            "proto": port.proto,
+            "container_ip": target_for(port.host_ip, targets),
+            "container_port": port.container_port,
+        }
+        for port in bound
+    ]
+
+
+async def send_surplus_ports(
+    shim: Shim, sockets: list[socket.socket], network: dict[str, Any]
+) -> None:
+    """A message carries so many sockets and no more: the rest goes ahead."""
+    while len(sockets) > MAX_DESCRIPTORS:
+        group = sockets[-MAX_DESCRIPTORS:]
+        ports = network["ports"][-MAX_DESCRIPTORS:]
+        await shim.call("ports", [item.fileno() for item in group], ports=ports)
+        del sockets[-MAX_DESCRIPTORS:], network["ports"][-MAX_DESCRIPTORS:]
+        for item in group:
+            item.close()
+
+
+def resolver(engine: Engine, container: Container) -> dict[str, Any] | None:
+    """What the container's own DNS server answers; None where no network of its has names."""
+    endpoints = engine.networks.endpoints_of(container.id)
+    named = [one for one in endpoints if engine.networks.network_of(one).user_defined]
+    if not named:
+        return None
+    settings = etcfiles.dns_settings(engine, container.record.host_config)
+    gateways = engine.networks.gateways_of(container.id)
+    return ResolverConfig(
+        networks=tuple(
+            NamedNetwork(
+                directory=str(engine.networks.names_of(one.network_id)),
+                name=one.network_name,
+                links=one.links,
+            )
+            for one in named
+        ),
+        servers=settings.servers,
+        has_ipv6=any(one.gateway6 for one in gateways),
+        forwards=bool(gateways),
+        keeps_plain_names=netfiles.has_ndots(resolvconf.read_host(), settings),
+    ).to_json()
 
 
 def detach(engine: Engine, container: Container) -> None:
@@ -69,14 +130,28 @@ def detach(engine: Engine, container: Container) -> None:
     record.sandbox_id = record.sandbox_key = ""
 
 
-def request_of(settings: EndpointSettings) -> EndpointRequest:
+def request_of(engine: Engine, settings: EndpointSettings) -> EndpointRequest:
     return EndpointRequest(
         aliases=tuple(settings.aliases.values),
         ipv4=settings.ipv4_request,
+        ipv6=settings.ipv6_request,
+        link_local=tuple(settings.link_local.values),
+        links=_links(engine, settings.links.values),
         mac=settings.mac_address,
         driver_opts=dict(settings.driver_opts),
         gw_priority=settings.gw_priority,
     )
+
+
+def _links(engine: Engine, links: Iterable[str]) -> dict[str, str]:
+    """``container:alias`` each; a container that does not exist now has no name to lead to."""
+    found = {}
+    for link in links:
+        target, _, alias = link.partition(":")
+        with suppress(NotFound):
+            target = engine.containers.find(target).name
+        found[(alias or target).lower()] = target
+    return found
 
 
 def fill(settings: EndpointSettings, found: EndpointRecord) -> None:
@@ -86,17 +161,28 @@ def fill(settings: EndpointSettings, found: EndpointRecord) -> None:
     settings.gateway = found.gateway
     settings.ip_address = found.ip_address
     settings.ip_prefix_len = found.ip_prefix_length
+    settings.ipv6_gateway = found.gateway6
+    settings.ipv6_address = found.ip6_address
+    settings.ipv6_prefix_len = found.ip6_prefix_length
     settings.assigned_mac = found.mac
     settings.dns_names[:] = found.dns_names
 
 
+def refresh_names(engine: Engine, container: Container) -> None:
+    """The container has got another name."""
+    found = {one.id: one for one in engine.networks.endpoints_of(container.id)}
+    for settings in container.record.endpoints:
+        if settings.endpoint_id in found:
+            settings.dns_names[:] = found[settings.endpoint_id].dns_names
+
+
 def clear(settings: EndpointSettings) -> None:
     """What stays of it when the container has stopped: the network, and what was asked for."""
-    for name in ("endpoint_id", "gateway", "ip_address", "ip_prefix_len", "assigned_mac"):
+    for name in _OPERATIONAL:
         settings.ClearField(name)
 
 
-def _bindings(record: pb.Container) -> list[PortBinding]:
+def bindings(record: pb.Container) -> list[PortBinding]:
     """Published ports in the order of their numbers, so that ephemeral ones are given in it."""
     found: list[PortBinding] = []
     published = set()
@@ -117,6 +203,11 @@ def _bindings(record: pb.Container) -> list[PortBinding]:
             if (number, proto) not in published
         ]
     return sorted(found, key=lambda item: (item.container_port, item.proto))
+
+
+def set_ports(record: pb.Container, bound: Iterable[BoundPort]) -> None:
+    del record.ports[:]
+    record.ports.extend(_bound(record, bound))
 
 
 def _bound(record: pb.Container, bound: Iterable[BoundPort]) -> list[pb.PortBinding]:

@@ -56,7 +56,7 @@ def default_bridge(
     gateway = options.default_gateway or bridge_address
     if ip_interface(gateway).ip not in ip_network(subnet):
         raise InvalidArgument(f"default gateway {gateway} is not in the bridge's subnet {subnet}")
-    return replace(
+    record = replace(
         record,
         bridge=name,
         adopted=adopted,
@@ -64,8 +64,43 @@ def default_bridge(
         bridge_address=bridge_address,
         gateway=gateway,
         mtu=mtu,
-        ipam=(IpamConfig(subnet, _range(options, subnet), gateway),),
+        enable_ipv6=options.ipv6,
+        subnet6="",
+        bridge_address6="",
+        gateway6="",
+        ipam=(IpamConfig(subnet, _range(options.fixed_cidr, subnet), gateway),),
         options=_driver_options(name, options, mtu),
+    )
+    return _with_ipv6(record, known, options, space, host) if options.ipv6 else record
+
+
+def _with_ipv6(
+    record: NetworkRecord,
+    known: NetworkRecord | None,
+    options: EngineOptions,
+    space: AddressSpace,
+    host: Netlink,
+) -> NetworkRecord:
+    """--bip6, else the subnet of --fixed-cidr-v6, else that of the last start, else a free one."""
+    if options.bip6:
+        interface = ip_interface(options.bip6)
+        subnet, address = str(interface.network), str(interface.ip)
+        space.take(subnet)
+    else:
+        subnet = options.fixed_cidr_v6 or (known.subnet6 if known else "")
+        if subnet:
+            space.take(subnet)
+        else:
+            subnet = space.take_default(bridge.host_networks(host), version=6)
+        address = str(ip_network(subnet)[1])
+    gateway = options.default_gateway_v6 or address
+    config = IpamConfig(subnet, _range(options.fixed_cidr_v6, subnet), gateway)
+    return replace(
+        record,
+        subnet6=subnet,
+        bridge_address6=address,
+        gateway6=gateway,
+        ipam=(*record.ipam, config),
     )
 
 
@@ -77,12 +112,12 @@ def _subnet(record: NetworkRecord, space: AddressSpace, host: Netlink) -> str:
     return space.take_default(bridge.host_networks(host))
 
 
-def _range(options: EngineOptions, subnet: str) -> str:
-    if not options.fixed_cidr:
+def _range(wanted: str | None, subnet: str) -> str:
+    if not wanted or wanted == subnet:
         return ""
-    if not ip_network(options.fixed_cidr).subnet_of(ip_network(subnet)):  # type: ignore[arg-type]
-        raise InvalidArgument(f"fixed CIDR {options.fixed_cidr} is not in the subnet {subnet}")
-    return options.fixed_cidr
+    if not ip_network(wanted).subnet_of(ip_network(subnet)):  # type: ignore[arg-type]
+        raise InvalidArgument(f"fixed CIDR {wanted} is not in the subnet {subnet}")
+    return wanted
 
 
 def _address_of(host: Netlink, index: int) -> str | None:

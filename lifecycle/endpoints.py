@@ -11,10 +11,13 @@ import logging
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
-from common.endpoint import Endpoint
+from common.endpoint import Endpoint, Route
 from common.errors import EngineError, InternalError, PermissionDenied
 from common.ids import new_id, short
+from lifecycle import network_links
 from lifecycle import network_rules as rules
+from lifecycle.name_files import NameFiles
+from lifecycle.network_pools import Pools
 from lifecycle.network_records import (
     EndpointRecord,
     EndpointRequest,
@@ -30,10 +33,17 @@ log = logging.getLogger(__name__)
 
 
 class Endpoints:
-    def __init__(self, store: NetworkStore, pools: dict[str, Pool], ports: PortAllocator) -> None:
+    def __init__(
+        self,
+        store: NetworkStore,
+        pools: dict[str, Pools],
+        ports: PortAllocator,
+        names: NameFiles,
+    ) -> None:
         self._store = store
         self._pools = pools
         self._ports = ports
+        self._names = names
         self.firewall: Firewall | None = None  # set at start; None with --iptables=false
 
     def restore(self, live: Collection[str]) -> None:
@@ -41,14 +51,16 @@ class Endpoints:
         for record in list(self._store.endpoints.values()):
             if record.container_id not in live or record.network_id not in self._store.networks:
                 self._store.remove_endpoint(record.id)
-            elif record.ip_address:
-                self._pools[record.network_id].reserve(record.ip_address)
+                continue
+            for address in record.addresses:
+                self._pools[record.network_id].reserve(address)
         for container_id, ports in list(self._store.ports.items()):
             if container_id not in live:
                 self._store.remove_ports(container_id)
                 continue
             for port in ports:
-                self._ports.hold(port.proto, port.host_ip, port.host_port)
+                if port.host_ip:
+                    self._ports.hold(port.proto, port.host_ip, port.host_port)
 
     def connect(
         self, network: NetworkRecord, container_id: str, name: str, request: EndpointRequest
@@ -68,12 +80,13 @@ class Endpoints:
             aliases=request.aliases,
             gw_priority=request.gw_priority,
         )
-        if network.driver == "bridge":
+        if network.driver in ("bridge", "macvlan", "ipvlan"):
             record = self._with_address(record, network, request, others)
         try:
             self._store.save_endpoint(record)
+            self._names.add(record)
         except Exception:
-            self._give_back(record)
+            self._forget(record)
             raise
         return record
 
@@ -85,34 +98,49 @@ class Endpoints:
         others: Iterable[EndpointRecord],
     ) -> EndpointRecord:
         sysctls = rules.endpoint_sysctls(request.driver_opts)
-        pool = self._pools[network.id]
-        if request.ipv4:
-            pool.reserve(request.ipv4)
-            address = request.ipv4
-        else:
-            try:
-                address = pool.allocate()
-            except InternalError as error:
-                raise InternalError(f"{error}: {network.name} ({network.id})") from error
+        pools = self._pools[network.id]
+        address, address6 = self._take(network, pools.v4, request.ipv4), ""
+        try:
+            address6 = self._take(network, pools.v6, request.ipv6)
+        except EngineError:
+            if address:
+                pools.release(address)
+            raise
         names = (record.container_name, *request.aliases, short(record.container_id))
+        is_bridge = network.driver == "bridge"
         return replace(
             record,
             ifname=_interface_name(network, request, others),
-            host_ifname=bridge.ENDPOINT_PREFIX + record.id[:11],
-            mac=request.mac.lower() or mac_of(address),
+            host_ifname=bridge.ENDPOINT_PREFIX + record.id[:11] if is_bridge else "",
+            mac=request.mac.lower() or mac_of(address or address6),
             ip_address=address,
-            ip_prefix_length=pool.prefix_length,
+            ip_prefix_length=pools.v4.prefix_length if pools.v4 else 0,
             gateway="" if network.internal else network.gateway,
+            ip6_address=address6,
+            ip6_prefix_length=pools.v6.prefix_length if pools.v6 else 0,
+            gateway6="" if network.internal else network.gateway6,
+            link_local=request.link_local,
+            links=request.links,
             dns_names=tuple(dict.fromkeys(names)) if network.user_defined else (),
             sysctls=sysctls,
         )
 
+    def _take(self, network: NetworkRecord, pool: Pool | None, wanted: str) -> str:
+        if pool is None:
+            return ""
+        if wanted:
+            pool.reserve(wanted)
+            return wanted
+        try:
+            return pool.allocate()
+        except InternalError as error:
+            raise InternalError(f"{error}: {network.name} ({network.id})") from error
+
     def disconnect(self, record: EndpointRecord) -> None:
-        """Forget one endpoint; ports that lead to its address move to the next gateway's."""
-        self._store.remove_endpoint(record.id)
-        self._give_back(record)
+        """Forget one endpoint; ports that lead to its addresses move to the next gateway's."""
+        self._forget(record)
         published = self._store.ports.get(record.container_id, ())
-        if any(port.container_ip == record.ip_address for port in published):
+        if any(port.container_ip in record.addresses for port in published):
             self._move_ports(record.container_id, published)
 
     def release(self, container_id: str) -> list[EndpointRecord]:
@@ -120,60 +148,108 @@ class Endpoints:
         self.unpublish(container_id)
         records = self._store.of_container(container_id)
         for record in records:
-            self._store.remove_endpoint(record.id)
-            self._give_back(record)
+            self._forget(record)
         return records
 
-    def _give_back(self, record: EndpointRecord) -> None:
-        if record.ip_address and record.network_id in self._pools:
-            self._pools[record.network_id].release(record.ip_address)
+    def rename(self, container_id: str, name: str) -> None:
+        before = self._store.of_container(container_id)
+        self._store.rename_container(container_id, name)
+        for record in before:
+            self._names.remove(record)
+        for record in self._store.of_container(container_id):
+            self._names.add(record)
 
-    def gateway_of(self, container_id: str) -> EndpointRecord | None:
-        """The endpoint that has the default route, chosen as Docker does.
+    def _forget(self, record: EndpointRecord) -> None:
+        self._store.remove_endpoint(record.id)
+        self._names.remove(record)
+        if record.network_id in self._pools:
+            for address in record.addresses:
+                self._pools[record.network_id].release(address)
+
+    def gateway_of(self, container_id: str, *, version: int = 4) -> EndpointRecord | None:
+        """The endpoint that has a family's default route, chosen as Docker does.
 
         The highest priority first, then the network's name in lexical order.
         """
-        candidates = [one for one in self._store.of_container(container_id) if one.gateway]
+        candidates = [
+            one for one in self._store.of_container(container_id) if self._leads_out(one, version)
+        ]
         return min(candidates, key=lambda one: (-one.gw_priority, one.network_name), default=None)
+
+    def _leads_out(self, record: EndpointRecord, version: int) -> bool:
+        if record.gateway6 if version == 6 else record.gateway:
+            return True
+        network = self._store.networks[record.network_id]
+        address = record.ip6_address if version == 6 else record.ip_address
+        return bool(address) and _is_layer3(network) and not network.internal
 
     def for_shim(self, container_id: str) -> list[Endpoint]:
         """What the shim has to plug, once ports are published; nothing for host and none."""
-        chosen = self.gateway_of(container_id)
-        hairpin = container_id in self._store.ports and bridge.needs_hairpin()
         return [
-            self._for_shim(record, is_gateway=record == chosen, hairpin=hairpin)
+            self.plan(record)
             for record in self._store.of_container(container_id)
-            if record.ip_address
+            if record.addresses
         ]
 
-    def _for_shim(self, record: EndpointRecord, *, is_gateway: bool, hairpin: bool) -> Endpoint:
+    def plan(self, record: EndpointRecord) -> Endpoint:
+        """One endpoint as the shim plugs it, with the default routes that it has now."""
         network = self._store.networks[record.network_id]
-        return Endpoint(
+        has4 = self.gateway_of(record.container_id) == record
+        has6 = self.gateway_of(record.container_id, version=6) == record
+        plan = Endpoint(
             bridge=network.bridge,
             host_ifname=record.host_ifname,
             ifname=record.ifname,
             mac=record.mac,
             mtu=network.mtu,
-            addresses=(f"{record.ip_address}/{record.ip_prefix_length}",),
-            gateway=record.gateway if is_gateway else None,
-            isolated=not rules.bridge_options(network.options, network.mtu).icc,
-            hairpin=hairpin,
+            addresses=record.prefixed_addresses + _prefixed(record.link_local),
+            gateway=(record.gateway or None) if has4 else None,
+            gateway6=(record.gateway6 or None) if has6 else None,
             sysctls=record.sysctls,
         )
+        if network.driver == "bridge":
+            options = rules.bridge_options(network.options, network.mtu)
+            hairpin = record.container_id in self._store.ports and bridge.needs_hairpin()
+            return replace(plan, isolated=not options.icc, hairpin=hairpin)
+        routes = []
+        if _is_layer3(network):
+            routes = [Route("0.0.0.0/0")] * has4 + [Route("::/0")] * has6
+        return replace(
+            plan,
+            routes=tuple(routes),
+            kind=network.driver,
+            mode=network_links.mode_of(network),
+            flag=network_links.flag_of(network),
+        )
+
+    def port_targets(self, container_id: str) -> list[str]:
+        """The addresses that the host's ports lead to; none where no network can publish."""
+        found = []
+        for version in (4, 6):
+            record = self.gateway_of(container_id, version=version)
+            if record is not None and self._store.networks[record.network_id].driver == "bridge":
+                found.append(record.ip6_address if version == 6 else record.ip_address)
+        return found
 
     def publish(self, container_id: str, bindings: Sequence[PortBinding]) -> list[BoundPort]:
         """Bind ``bindings`` and lead them to the container.
 
         The sockets are the caller's: the shim gets them, then they are closed here.
         """
-        record = self.gateway_of(container_id)
-        if record is None or not bindings:
+        targets = self.port_targets(container_id)
+        if not targets or not bindings:
             return []
+        record = self.gateway_of(container_id) or self.gateway_of(container_id, version=6)
+        assert record is not None, "there are targets"
         network = self._store.networks[record.network_id]
         options = rules.bridge_options(network.options, network.mtu)
+        routed = [options.mode4 == "routed", options.mode6 == "routed"]
         try:
             bound = self._ports.bind(
-                bindings, record.ip_address, default_host_ip=options.host_binding
+                bindings,
+                targets[0],
+                default_host_ip=options.host_binding,
+                families=_families(targets, routed),
             )
         except EngineError as error:
             raise type(error)(
@@ -182,9 +258,18 @@ class Endpoints:
             ) from error
         published = [
             PublishedPort(
-                port.proto, port.host_ip, port.host_port, record.ip_address, port.container_port
+                port.proto,
+                port.host_ip,
+                port.host_port,
+                target_for(port.host_ip, targets),
+                port.container_port,
             )
             for port in bound
+        ] + [
+            PublishedPort(binding.proto, "", 0, target, binding.container_port)
+            for target in targets
+            if routed[":" in target]
+            for binding in bindings
         ]
         try:
             if self.firewall is not None:
@@ -204,7 +289,8 @@ class Endpoints:
         if self.firewall is not None:
             self.firewall.remove_ports(container_id)
         for port in ports:
-            self._ports.release(port.proto, port.host_ip, port.host_port)
+            if port.host_ip:
+                self._ports.release(port.proto, port.host_ip, port.host_port)
         self._store.remove_ports(container_id)
         for address in {port.container_ip for port in ports if port.proto == "udp"}:
             try:
@@ -213,15 +299,46 @@ class Endpoints:
                 log.warning("connections to %s are still tracked: %s", address, error)
 
     def _move_ports(self, container_id: str, published: Sequence[PublishedPort]) -> None:
-        target = self.gateway_of(container_id)
+        """To the addresses of the next gateway; with none the container has no ports any more."""
+        targets = self.port_targets(container_id)
+        if not targets:
+            self.unpublish(container_id)
+            return
+        moved = [
+            replace(port, container_ip=target_for(port.host_ip or port.container_ip, targets))
+            for port in published
+        ]
         if self.firewall is not None:
             self.firewall.remove_ports(container_id)
-        if target is None:
-            return
-        moved = [replace(port, container_ip=target.ip_address) for port in published]
-        if self.firewall is not None:
             self.firewall.add_ports(container_id, moved)
         self._store.save_ports(container_id, moved)
+
+
+def target_for(host_ip: str, targets: Sequence[str]) -> str:
+    """The container's address of the same family, else the one that it has: the shim relays."""
+    same = [one for one in targets if (":" in one) == (":" in host_ip)]
+    return (same or targets)[0]
+
+
+def _families(targets: Sequence[str], routed: Sequence[bool]) -> frozenset[int]:
+    """The host's families that ports are bound on.
+
+    IPv6 always, because the relay reaches a container without it too; IPv4 not for containers that
+    only have IPv6, which Docker does not do either.
+    """
+    has4 = any(":" not in target for target in targets)
+    return frozenset(
+        version for version, usable in ((4, has4 and not routed[0]), (6, not routed[1])) if usable
+    )
+
+
+def _is_layer3(network: NetworkRecord) -> bool:
+    """Nobody answers ARP there: what is not on the subnet goes out on the link itself."""
+    return network.driver == "ipvlan" and network_links.mode_of(network) != "l2"
+
+
+def _prefixed(link_local: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"{address}/{64 if ':' in address else 16}" for address in link_local)
 
 
 def _interface_name(
@@ -230,7 +347,7 @@ def _interface_name(
     wanted = request.driver_opts.get(rules.INTERFACE_NAME_OPTION)
     if wanted:
         return wanted
-    prefix = rules.bridge_options(network.options, network.mtu).interface_prefix
+    prefix = network.options.get(rules.INTERFACE_PREFIX, "") or "eth"
     taken = {other.ifname for other in others}
     number = 0
     while f"{prefix}{number}" in taken:

@@ -131,6 +131,12 @@ def resolv_conf(host: ResolvConf, wanted: DnsSettings, resolver: Resolver) -> st
     return _HEADER + "\n".join([*lines, *host.other, "", *summary]) + "\n"
 
 
+def has_ndots(host: ResolvConf, wanted: DnsSettings) -> bool:
+    """Whether somebody wants names with few dots to be looked for in the search domains first."""
+    options = wanted.options or host.options
+    return any(map(_is_valid_ndots, filter(_is_ndots, options)))
+
+
 def _servers(
     host: ResolvConf, wanted: DnsSettings, resolver: Resolver
 ) -> tuple[Sequence[str], bool]:

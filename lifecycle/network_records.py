@@ -65,21 +65,27 @@ class NetworkRecord:
     id: str
     name: str
     created: int  # ns since 1970
-    driver: str  # bridge, host, null
+    driver: str  # bridge, macvlan, ipvlan, host, null
     predefined: bool = False
     internal: bool = False
     attachable: bool = False
+    enable_ipv4: bool = True
     enable_ipv6: bool = False
+    config_only: bool = False  # a template for other networks, without anything in the kernel
+    config_from: str = ""  # the template that this one was made from
     ipam_driver: str = "default"
     ipam_options: Mapping[str, str] = field(default_factory=dict)
     ipam: tuple[IpamConfig, ...] = ()  # as asked for, or as chosen where nothing was
     options: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
-    bridge: str = ""  # name of the interface
-    adopted: bool = False  # the bridge is the administrator's: not made, not removed
+    bridge: str = ""  # name of the interface; of a macvlan or ipvlan network its parent
+    adopted: bool = False  # the interface is the administrator's: not made, not removed
     subnet: str = ""
     bridge_address: str = ""  # without prefix length; of the host on this network
     gateway: str = ""  # what containers take as theirs: usually the same
+    subnet6: str = ""
+    bridge_address6: str = ""
+    gateway6: str = ""
     mtu: int = 1500
 
     @property
@@ -87,8 +93,14 @@ class NetworkRecord:
         return not self.predefined
 
     @property
-    def user_subnet(self) -> bool:
-        return self.user_defined and any(config.subnet for config in self.ipam)
+    def subnets(self) -> tuple[str, ...]:
+        return tuple(filter(None, (self.subnet, self.subnet6)))
+
+    @property
+    def bridge_addresses(self) -> tuple[str, ...]:
+        """With their prefix lengths."""
+        pairs = ((self.bridge_address, self.subnet), (self.bridge_address6, self.subnet6))
+        return tuple(f"{own}/{subnet.partition('/')[2]}" for own, subnet in pairs if own)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +112,9 @@ class EndpointRequest:
     mac: str = ""
     driver_opts: Mapping[str, str] = field(default_factory=dict)
     gw_priority: int = 0
+    ipv6: str = ""
+    link_local: tuple[str, ...] = ()
+    links: Mapping[str, str] = field(default_factory=dict)  # alias → the container's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +132,27 @@ class EndpointRecord:
     ip_address: str = ""  # without prefix length
     ip_prefix_length: int = 0
     gateway: str = ""  # "" on an internal network
+    ip6_address: str = ""
+    ip6_prefix_length: int = 0
+    gateway6: str = ""
+    link_local: tuple[str, ...] = ()
+    links: Mapping[str, str] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
     dns_names: tuple[str, ...] = ()
     gw_priority: int = 0
     sysctls: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return tuple(filter(None, (self.ip_address, self.ip6_address)))
+
+    @property
+    def prefixed_addresses(self) -> tuple[str, ...]:
+        pairs = (
+            (self.ip_address, self.ip_prefix_length),
+            (self.ip6_address, self.ip6_prefix_length),
+        )
+        return tuple(f"{address}/{length}" for address, length in pairs if address)
 
 
 class NetworkStore:
@@ -201,8 +233,8 @@ def _network(data: str) -> NetworkRecord:
 
 def _endpoint(data: str) -> EndpointRecord:
     fields: dict[str, Any] = orjson.loads(data)
-    for name in ("aliases", "dns_names"):
-        fields[name] = tuple(fields[name])
+    for name in ("aliases", "dns_names", "link_local"):
+        fields[name] = tuple(fields.get(name, ()))
     return EndpointRecord(**fields)
 
 

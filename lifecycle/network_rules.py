@@ -14,7 +14,6 @@ from common.errors import (
     Conflict,
     InvalidArgument,
     NotFound,
-    NotSupported,
     PermissionDenied,
     Unavailable,
 )
@@ -27,7 +26,16 @@ BRIDGE_NAME = "com.docker.network.bridge.name"
 ENABLE_ICC = "com.docker.network.bridge.enable_icc"
 ENABLE_MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
 HOST_BINDING = "com.docker.network.bridge.host_binding_ipv4"
-GATEWAY_MODE = "com.docker.network.bridge.gateway_mode_ipv4"
+HOST_BINDING6 = "com.docker.network.bridge.host_binding_ipv6"
+GATEWAY_MODES = {
+    4: "com.docker.network.bridge.gateway_mode_ipv4",
+    6: "com.docker.network.bridge.gateway_mode_ipv6",
+}
+INHIBIT_IPV4 = "com.docker.network.bridge.inhibit_ipv4"
+TRUSTED_INTERFACES = "com.docker.network.bridge.trusted_host_interfaces"
+HOST_ADDRESSES = {4: "com.docker.network.host_ipv4", 6: "com.docker.network.host_ipv6"}
+ENABLE_IPV4 = "com.docker.network.enable_ipv4"
+ENABLE_IPV6 = "com.docker.network.enable_ipv6"
 MTU = "com.docker.network.driver.mtu"
 INTERFACE_PREFIX = "com.docker.network.container_iface_prefix"
 ENDPOINT_SYSCTLS = "com.docker.network.endpoint.sysctls"
@@ -37,7 +45,10 @@ _TRUE = ("1", "t", "T", "TRUE", "true", "True")
 _FALSE = ("0", "f", "F", "FALSE", "false", "False")
 _MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}")
 # A dot separates a sysctl's parts, as in net.ipv4.conf.IFNAME.log_martians=1
-_SYSCTL = re.compile(r"(net\.(?:ipv4|ipv6|mpls)\.[a-z]+\.IFNAME\.[a-z0-9_.]+)=([^,]*)")
+_SYSCTL = re.compile(r"(net\.(?:ipv4|ipv6|mpls)\.[a-z]+\.)(?:IFNAME|ifname)(\.[a-z0-9_.]+)=([^,]*)")
+
+
+MODES = ("nat", "nat-unprotected", "routed", "isolated")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +61,49 @@ class BridgeOptions:
     host_binding: str
     mtu: int
     interface_prefix: str
+    mode4: str
+    mode6: str
+    inhibit_ipv4: bool
+    host_ips: tuple[str, ...]
+    trusted: tuple[str, ...]
 
 
 def bridge_options(options: Mapping[str, str], default_mtu: int) -> BridgeOptions:
-    mode = options.get(GATEWAY_MODE, "nat")
-    if mode not in ("", "nat"):
-        raise NotSupported(f"gateway mode {mode} is not supported")
     return BridgeOptions(
         bridge=_interface(options.get(BRIDGE_NAME, "")),
-        icc=_boolean(options, ENABLE_ICC),
-        masquerade=_boolean(options, ENABLE_MASQUERADE),
+        icc=boolean(options, ENABLE_ICC),
+        masquerade=boolean(options, ENABLE_MASQUERADE),
         host_binding=_host_binding(options.get(HOST_BINDING, "")),
-        mtu=_mtu(options.get(MTU, ""), default_mtu),
+        mtu=mtu(options, default_mtu),
         interface_prefix=_interface(options.get(INTERFACE_PREFIX, "")) or "eth",
+        mode4=_mode(options, 4),
+        mode6=_mode(options, 6),
+        inhibit_ipv4=boolean(options, INHIBIT_IPV4, default="false"),
+        host_ips=tuple(filter(None, (_host_ip(options, 4), _host_ip(options, 6)))),
+        trusted=tuple(
+            _interface(name) for name in options.get(TRUSTED_INTERFACES, "").split(":") if name
+        ),
     )
+
+
+def _mode(options: Mapping[str, str], version: int) -> str:
+    mode = options.get(GATEWAY_MODES[version], "") or "nat"
+    if mode not in MODES:
+        raise InvalidArgument(f"unknown gateway mode {mode}")
+    return mode
+
+
+def _host_ip(options: Mapping[str, str], version: int) -> str:
+    value = options.get(HOST_ADDRESSES[version], "")
+    if not value:
+        return ""
+    try:
+        address = ip_address(value)
+    except ValueError:
+        address = None
+    if address is None or address.version != version:
+        raise InvalidArgument(f"{HOST_ADDRESSES[version]}: {value} is not an IPv{version} address")
+    return str(address)
 
 
 def check_network(request: NetworkRequest, taken_names: Iterable[str]) -> None:
@@ -79,29 +119,45 @@ def check_network(request: NetworkRequest, taken_names: Iterable[str]) -> None:
     if request.ingress:
         raise PermissionDenied("Ingress network can only be global scope network")
     _check_driver(request)
+    if request.config_only:
+        check_ipam(request.ipam)
+        return
     if not request.enable_ipv4 and not request.enable_ipv6:
         raise InvalidArgument("IPv4 or IPv6 must be enabled")
-    if request.enable_ipv6:
-        raise NotSupported("IPv6 networks are not supported")
     check_ipam(request.ipam)
+    _check_modes(request)
 
 
 def _check_driver(request: NetworkRequest) -> None:
-    if request.config_from:
-        raise NotFound(f'configuration network "{request.config_from}" does not exist')
-    if request.config_only:
-        raise NotSupported("configuration-only networks are not supported")
-    if request.driver in ("host", "null"):
+    if request.config_only and request.config_from:
+        raise PermissionDenied("a configuration network cannot depend on another configuration")
+    if request.config_only and request.driver not in ("", "null"):
+        raise PermissionDenied(
+            f"invalid driver {request.driver}: configuration-only networks have none"
+        )
+    if request.driver in ("host", "null") and not request.config_only:
         raise PermissionDenied(f'only one instance of "{request.driver}" network is allowed')
     if request.driver == "overlay":
         raise Unavailable(
             'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to '
             "connect this node to swarm and try again."
         )
-    if request.driver not in ("", "bridge"):
+    if request.driver not in ("", "bridge", "null", "macvlan", "ipvlan"):
         raise NotFound(f'plugin "{request.driver}" not found')
     if request.ipam_driver not in ("", "default"):
         raise NotFound(f'plugin "{request.ipam_driver}" not found')
+
+
+def _check_modes(request: NetworkRequest) -> None:
+    """Docker's rules of bridge networks' gateway modes."""
+    if request.driver not in ("", "bridge") or request.config_only:
+        return
+    for version in (4, 6):
+        if _mode(request.options, version) == "isolated" and not request.internal:
+            raise InvalidArgument(
+                "gateway mode 'isolated' can only be used for an internal network"
+            )
+    bridge_options(request.options, 0)
 
 
 def check_ipam(configs: Iterable[IpamConfig]) -> None:
@@ -166,34 +222,48 @@ def check_endpoint(network: NetworkRecord, request: EndpointRequest) -> None:
     if request.mac and not _MAC.fullmatch(request.mac):
         raise InvalidArgument(f"invalid MAC address {request.mac}")
     problems = []
-    valid = True
-    if request.ipv4:
-        try:
-            valid = ip_address(request.ipv4).version == 4
-        except ValueError:
-            valid = False
-        if not valid:
-            problems.append(f"invalid IPv4 address: {request.ipv4}")
-        if network.predefined:
-            problems.append("user specified IP address is supported on user defined networks only")
-    if request.aliases and network.predefined:
+    if network.predefined and (request.ipv4 or request.ipv6):
+        problems.append("user specified IP address is supported on user defined networks only")
+    if network.predefined and request.aliases:
         problems.append(
             "network-scoped alias is supported only for containers in user defined networks"
         )
-    if request.ipv4:
-        problems += _subnet_problems(network, request.ipv4 if valid else "")
+    for value, version in ((request.ipv4, 4), (request.ipv6, 6)):
+        if value and not _is_address(value, version):
+            problems.append(f"invalid IPv{version} address: {value}")
+    problems += [
+        f"invalid link-local IP address: {value}"
+        for value in request.link_local
+        if not _is_address(value)
+    ]
+    for value, version in ((request.ipv4, 4), (request.ipv6, 6)):
+        if value:
+            problems += _subnet_problems(network, value, version)
     if problems:
         raise InvalidArgument(joined("invalid endpoint settings:", problems))
     endpoint_sysctls(request.driver_opts)
+    _interface(request.driver_opts.get(INTERFACE_NAME_OPTION, ""))
 
 
-def _subnet_problems(network: NetworkRecord, address: str) -> list[str]:
-    if not network.user_subnet:
+def _is_address(value: str, version: int = 0) -> bool:
+    try:
+        return ip_address(value).version == (version or ip_address(value).version)
+    except ValueError:
+        return False
+
+
+def _subnet_problems(network: NetworkRecord, address: str, version: int) -> list[str]:
+    configured = [
+        config.subnet for config in network.ipam if (6 if ":" in config.subnet else 4) == version
+    ]
+    if not network.user_defined or not configured:
         return [
             "user specified IP address is supported only when connecting to networks with user "
             "configured subnets"
         ]
-    if address and ip_address(address) not in ip_network(network.subnet):
+    if _is_address(address) and not any(
+        ip_address(address) in ip_network(subnet) for subnet in configured
+    ):
         return [f"no configured subnet or ip-range contain the IP address {address}"]
     return []
 
@@ -201,15 +271,19 @@ def _subnet_problems(network: NetworkRecord, address: str) -> list[str]:
 def endpoint_sysctls(driver_opts: Mapping[str, str]) -> dict[str, str]:
     found = {}
     for entry in filter(None, driver_opts.get(ENDPOINT_SYSCTLS, "").split(",")):
-        match = _SYSCTL.fullmatch(entry)
-        if not match or ".." in match[1]:
-            raise InvalidArgument(f"invalid endpoint sysctl {entry!r}: not net.*.*.IFNAME.*=value")
-        found[match[1]] = match[2]
+        match = _SYSCTL.fullmatch(entry)  # the CLI makes letters small
+        if not match or ".." in entry:
+            raise InvalidArgument(
+                "invalid endpoint settings:\n"
+                f"unrecognised network interface sysctl '{entry}'; represent 'net.X.Y.ethN.Z=V' as "
+                "'net.X.Y.IFNAME.Z=V', 'X' must be 'ipv4', 'ipv6' or 'mpls'"
+            )
+        found[f"{match[1]}IFNAME{match[2]}"] = match[3]
     return found
 
 
-def _boolean(options: Mapping[str, str], key: str) -> bool:
-    value = options.get(key, "true")
+def boolean(options: Mapping[str, str], key: str, default: str = "true") -> bool:
+    value = options.get(key, default)
     if value not in (*_TRUE, *_FALSE):
         raise InvalidArgument(
             f'failed to parse {key} value: {value} (strconv.ParseBool: parsing "{value}": '
@@ -218,7 +292,8 @@ def _boolean(options: Mapping[str, str], key: str) -> bool:
     return value in _TRUE
 
 
-def _mtu(value: str, default: int) -> int:
+def mtu(options: Mapping[str, str], default: int) -> int:
+    value = options.get(MTU, "")
     if not value:
         return default
     if not re.fullmatch(r"[+-]?[0-9]+", value):

@@ -7,8 +7,12 @@ under a millisecond; making or removing a bridge takes some. All run on lifecycl
 
 from __future__ import annotations
 
+import asyncio
+import os
 import time
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from common.database import Database
 from common.endpoint import Endpoint
@@ -17,11 +21,13 @@ from common.ids import new_id, short
 from common.netlink import Netlink
 from common.options import EngineOptions
 from common.paths import Paths
-from lifecycle import default_networks, network_pools, network_rules
+from lifecycle import default_networks, network_links, network_pools, network_rules
 from lifecycle import filters as filtering
 from lifecycle._pb.types_pb2 import Filter
 from lifecycle.endpoints import Endpoints
 from lifecycle.events import EventLog
+from lifecycle.name_files import NameFiles
+from lifecycle.network_pools import Pools
 from lifecycle.network_records import (
     EndpointRecord,
     EndpointRequest,
@@ -30,10 +36,9 @@ from lifecycle.network_records import (
     NetworkStore,
 )
 from networking import bridge
-from networking.bridge import Bridge
-from networking.firewall import Firewall, NetworkRules, table_name
+from networking.firewall import Firewall, NetworkRules, PublishedPort, table_name
 from networking.foreign import foreign_policy_warnings
-from networking.ipam import AddressSpace, Pool
+from networking.ipam import AddressSpace
 from networking.nftables import Nftables
 from networking.ports import BoundPort, PortAllocator, PortBinding
 from networking.watch import TableWatch
@@ -55,10 +60,11 @@ class NetworkService:
         self._options = options
         self._events = events
         self._store = NetworkStore(database)
-        self._space = AddressSpace(options.default_address_pools)
-        self._pools: dict[str, Pool] = {}
-        self._allocator = PortAllocator(options.default_bind_address)
-        self._endpoints = Endpoints(self._store, self._pools, self._allocator)
+        self._space = AddressSpace(options.default_address_pools, seed=_host_seed())
+        self._pools: dict[str, Pools] = {}
+        self._names = NameFiles(paths.names)
+        allocator = PortAllocator(options.default_bind_address)
+        self._endpoints = Endpoints(self._store, self._pools, allocator, self._names)
         self._host = Netlink()
         self._nft: Nftables | None = None
         self._firewall: Firewall | None = None
@@ -68,28 +74,33 @@ class NetworkService:
 
     def start(self) -> list[str]:
         """Make what every start needs; returns what the administrator should know."""
+        networks = self._prepare()
         forwards = self._enable_forwarding()
+        forwards6 = self._enable_forwarding6(networks)
         if self._options.iptables:
             self._nft = Nftables()
             table = table_name(self._paths.exec_root)
-            self._firewall = Firewall(self._nft, table, forwards_for_others=forwards)
+            self._firewall = Firewall(
+                self._nft, table, forwards_for_others=forwards, forwards6_for_others=forwards6
+            )
             self._endpoints.firewall = self._firewall
             self._watch = TableWatch(table)
         warnings = []
-        for record in self._prepare():
+        for record in networks:
             try:
-                self._make_bridge(record)
+                network_links.make(self._host, record, self._owner(record))
             except (EngineError, OSError) as error:
                 warnings.append(f"network {record.name} has no bridge: {error}")
         return warnings + self.firewall_warnings()
 
     def _prepare(self) -> list[NetworkRecord]:
-        """Addresses of all networks, and the predefined ones; returns those with a bridge."""
+        """Addresses of all networks, and the predefined ones; returns those with an interface."""
         named = {record.name: record for record in self._store.networks.values()}
         for record in self._store.networks.values():
             if record.user_defined:
-                self._space.take(record.subnet)
-                self._pools[record.id] = network_pools.pool_of(record)
+                for subnet in record.subnets:
+                    self._space.take(subnet)
+                self._pools[record.id] = network_pools.pools_of(record)
         for name, driver in (("host", "host"), ("none", "null")):
             self._store.save_network(default_networks.simple_network(name, driver, named.get(name)))
         if self._options.bridge == "none":
@@ -101,19 +112,22 @@ class NetworkService:
                 named.get("bridge"), self._options, self._space, self._host, prefix
             )
             self._store.save_network(record)
-            self._pools[record.id] = network_pools.pool_of(record)
+            self._pools[record.id] = network_pools.pools_of(record)
         return [record for record in self._store.networks.values() if record.bridge]
 
     def restore(self, live_container_ids: Collection[str]) -> list[str]:
         """Take over what running containers have; returns the interfaces that were removed."""
         self._endpoints.restore(live_container_ids)
+        self._paths.names.mkdir(mode=0o700, exist_ok=True)
+        self._names.sync(self._store.networks.values(), self._store.endpoints.values())
         networks = [record for record in self._store.networks.values() if record.bridge]
         if self._firewall is not None:
-            self._firewall.sync(map(_firewall_rules, networks), self._store.ports)
+            bridges = filter(_is_bridge, networks)
+            self._firewall.sync(map(_firewall_rules, bridges), self._store.ports)
         return bridge.remove_leftovers(
             self._host,
             self._paths.exec_root,
-            [bridge.owner_of(self._paths.exec_root, record.id) for record in networks],
+            map(self._owner, networks),
             [record.host_ifname for record in self._store.endpoints.values()],
         )
 
@@ -146,50 +160,93 @@ class NetworkService:
     # Networks.
 
     def create(self, request: NetworkRequest) -> NetworkRecord:
+        request = self._with_template(request)
         names = {record.name for record in self._store.networks.values()}
         network_rules.check_network(request, names)
-        options = network_rules.bridge_options(
-            request.options, self._options.mtu or default_networks.DEFAULT_MTU
-        )
-        network_id = new_id()
         record = NetworkRecord(
-            id=network_id,
+            id=new_id(),
             name=request.name,
             created=time.time_ns(),
-            driver="bridge",
+            driver="null" if request.config_only else request.driver or "bridge",
             internal=request.internal,
             attachable=request.attachable,
+            enable_ipv4=request.enable_ipv4,
+            enable_ipv6=request.enable_ipv6,
+            config_only=request.config_only,
+            config_from=request.config_from,
             ipam_options=request.ipam_options,
             ipam=request.ipam,
             options=request.options,
             labels=request.labels,
-            bridge=options.bridge or f"br-{short(network_id)}",
-            adopted=bool(options.bridge) and self._host.link(options.bridge) is not None,
-            mtu=options.mtu,
         )
-        self._check_bridge_name(record)
-        record, self._pools[network_id] = network_pools.assign(record, self._space, self._host)
+        if not record.config_only:
+            record = self._make(record)
+        self._store.save_network(record)
+        self._publish("create", record)
+        return record
+
+    def _with_template(self, request: NetworkRequest) -> NetworkRequest:
+        """--config-from: all but the name, the driver and what says where it is seen."""
+        if not request.config_from:
+            return self._with_defaults(request)
         try:
-            self._make_bridge(record)
-            if self._firewall is not None:
+            template = self.get(request.config_from)
+        except NotFound:
+            template = None
+        if template is None or not template.config_only:
+            raise NotFound(f'configuration network "{request.config_from}" does not exist')
+        if request.ipam or request.ipam_options or request.options or request.enable_ipv6:
+            raise PermissionDenied(
+                "user-specified configurations are not supported if the network depends on a "
+                "configuration network"
+            )
+        return replace(
+            request,
+            enable_ipv4=template.enable_ipv4,
+            enable_ipv6=template.enable_ipv6,
+            ipam=template.ipam,
+            ipam_options=template.ipam_options,
+            options=template.options,
+            labels={**template.labels, **request.labels},
+        )
+
+    def _with_defaults(self, request: NetworkRequest) -> NetworkRequest:
+        """The administrator's --default-network-opt of the driver."""
+        defaults = self._options.default_network_options.get(request.driver or "bridge", {})
+        options = {**defaults, **request.options}
+        ipv6 = network_rules.boolean(options, network_rules.ENABLE_IPV6, default="false")
+        ipv4 = network_rules.boolean(options, network_rules.ENABLE_IPV4)
+        return replace(
+            request,
+            options=options,
+            enable_ipv4=request.enable_ipv4 and ipv4,
+            enable_ipv6=request.enable_ipv6 or ipv6,
+        )
+
+    def _make(self, record: NetworkRecord) -> NetworkRecord:
+        """Addresses, interface, rules and names; what was made is taken back on a failure."""
+        default_mtu = self._options.mtu or default_networks.DEFAULT_MTU
+        record = network_links.chosen(record, default_mtu, self._host)
+        for other in self._store.networks.values():
+            network_links.check_name(record, other)
+        wants_gateway = not (record.driver == "ipvlan" and network_links.mode_of(record) != "l2")
+        record, self._pools[record.id] = network_pools.assign(
+            record, self._space, self._host, wants_gateway=wants_gateway
+        )
+        try:
+            network_links.make(self._host, record, self._owner(record))
+            if self._firewall is not None and _is_bridge(record):
                 self._firewall.add_network(_firewall_rules(record))
-            self._store.save_network(record)
+            if not self._enable_forwarding6([record]) and self._firewall is not None:
+                self._firewall.drop_others6()
+            self._names.add_network(record.id)
         except OSError as error:
             self._unmake(record)
             raise InternalError(f"network {record.name}: {error}") from error
         except Exception:
             self._unmake(record)
             raise
-        self._publish("create", record)
         return record
-
-    def _check_bridge_name(self, record: NetworkRecord) -> None:
-        for other in self._store.networks.values():
-            if other.bridge == record.bridge:
-                raise PermissionDenied(
-                    f"cannot create network {record.id} ({record.bridge}): conflicts with network "
-                    f"{other.id} ({other.bridge}): networks have same bridge name"
-                )
 
     def get(self, ref: str) -> NetworkRecord:
         """By name, id, or the unique beginning of an id."""
@@ -230,7 +287,26 @@ class NetworkService:
         return self._store.of_network(network_id)
 
     def remove(self, ref: str) -> NetworkRecord:
-        record = self.get(ref)
+        """At once; ``remove_in_thread`` is for an event loop."""
+        record = self._take_out(self.get(ref))
+        network_links.delete(record, self._paths.exec_root)
+        self._give_back(record)
+        return record
+
+    async def remove_in_thread(self, ref: str) -> NetworkRecord:
+        """The kernel takes some ten milliseconds for an interface's end; nobody waits meanwhile.
+
+        The subnet is free again when the interface is gone, so that no two have it at once.
+        """
+        record = self._take_out(self.get(ref))
+        try:
+            await asyncio.to_thread(network_links.delete, record, self._paths.exec_root)
+        finally:
+            self._give_back(record)
+        return record
+
+    def _take_out(self, record: NetworkRecord) -> NetworkRecord:
+        """Nobody can use or find it from now on."""
         if record.predefined:
             raise PermissionDenied(f"{record.name} is a pre-defined network and cannot be removed")
         members = self._store.of_network(record.id)
@@ -242,33 +318,48 @@ class NetworkService:
                 f"error while removing network: network {record.name} has active endpoints "
                 f"({shown})"
             )
+        if record.config_only:
+            users = [
+                one.name
+                for one in self._store.networks.values()
+                if one.config_from in (record.name, record.id)
+            ]
+            if users:
+                raise PermissionDenied(f"configuration network {record.name!r} is in use")
         self._store.remove_network(record.id)
-        self._unmake(record)
-        self._publish("destroy", record)
+        if self._firewall is not None:
+            self._firewall.remove_network(record.id)
+        self._names.remove_network(record.id)
         return record
 
-    def prune(self, filters: Iterable[Filter] = ()) -> list[str]:
+    def _give_back(self, record: NetworkRecord) -> None:
+        self._pools.pop(record.id, None)
+        for subnet in record.subnets:
+            self._space.give_back(subnet)
+        self._publish("destroy", record)
+
+    async def prune(self, filters: Iterable[Filter] = ()) -> list[str]:
         """Remove the user's networks that no running container is on; returns their names."""
         wanted = filtering.by_key(filters, _PRUNE_FILTERS)
         until = filtering.until(wanted)
-        removed = []
-        for record in list(self._store.networks.values()):
-            if (
-                self._is_dangling(record)
-                and (until is None or record.created < until)
-                and filtering.match_labels(record.labels, wanted.get("label", ()))
-                and filtering.exclude_labels(record.labels, wanted.get("label!", ()))
-            ):
-                self.remove(record.id)
-                removed.append(record.name)
-        return removed
+        doomed = [
+            record
+            for record in self._store.networks.values()
+            if self._is_dangling(record)
+            and not record.config_only
+            and (until is None or record.created < until)
+            and filtering.match_labels(record.labels, wanted.get("label", ()))
+            and filtering.exclude_labels(record.labels, wanted.get("label!", ()))
+        ]
+        await asyncio.gather(*(self.remove_in_thread(record.id) for record in doomed))
+        return [record.name for record in doomed]
 
     def _is_dangling(self, record: NetworkRecord) -> bool:
         return record.user_defined and not self._store.of_network(record.id)
 
     # Containers.
 
-    def check(self, ref: str, request: EndpointRequest) -> None:
+    def check(self, ref: str, request: EndpointRequest, *, prefix: bool = True) -> None:
         """What a container's create can say already; an unknown network is its start's matter."""
         try:
             network = self.get(ref)
@@ -277,6 +368,8 @@ class NetworkService:
         try:
             network_rules.check_endpoint(network, request)
         except InvalidArgument as error:
+            if not prefix:
+                raise
             raise InvalidArgument(f"invalid config for network {ref}: {error}") from error
 
     def connect(
@@ -302,14 +395,31 @@ class NetworkService:
             self._publish("disconnect", self._store.networks[record.network_id], container_id)
 
     def rename(self, container_id: str, name: str) -> None:
-        self._store.rename_container(container_id, name)
+        self._endpoints.rename(container_id, name)
 
     def endpoints_of(self, container_id: str) -> list[EndpointRecord]:
         return self._store.of_container(container_id)
 
-    def gateway_of(self, container_id: str) -> EndpointRecord | None:
-        """The endpoint that has the default route and the published ports."""
-        return self._endpoints.gateway_of(container_id)
+    def network_of(self, endpoint: EndpointRecord) -> NetworkRecord:
+        return self._store.networks[endpoint.network_id]
+
+    def names_of(self, network_id: str) -> Path:
+        """The directory that containers' names on the network are in."""
+        return self._names.directory(network_id)
+
+    def gateways_of(self, container_id: str) -> list[EndpointRecord]:
+        """The endpoints that have a default route, of IPv4 first; none twice."""
+        found = [self._endpoints.gateway_of(container_id, version=version) for version in (4, 6)]
+        return list({one.id: one for one in found if one is not None}.values())
+
+    def port_targets(self, container_id: str) -> list[str]:
+        return self._endpoints.port_targets(container_id)
+
+    def plan(self, endpoint: EndpointRecord) -> Endpoint:
+        return self._endpoints.plan(endpoint)
+
+    def published(self, container_id: str) -> Sequence[PublishedPort]:
+        return self._store.ports.get(container_id, ())
 
     def default_gateway(self) -> str:
         """The host's address on the default bridge; empty if there is none."""
@@ -333,31 +443,31 @@ class NetworkService:
 
     # What they are made of.
 
-    def _make_bridge(self, record: NetworkRecord) -> None:
-        length = record.subnet.partition("/")[2]
-        wanted = Bridge(
-            name=record.bridge,
-            owner=bridge.owner_of(self._paths.exec_root, record.id),
-            addresses=(f"{record.bridge_address}/{length}",),
-            mtu=record.mtu,
-            adopt=record.adopted,
-        )
-        bridge.ensure(self._host, wanted)
+    def _owner(self, record: NetworkRecord) -> str:
+        return bridge.owner_of(self._paths.exec_root, record.id)
 
     def _unmake(self, record: NetworkRecord) -> None:
         if self._firewall is not None:
             self._firewall.remove_network(record.id)
-        link = self._host.link(record.bridge)
-        owner = bridge.owner_of(self._paths.exec_root, record.id)
-        if link is not None and link.alias == owner:
-            bridge.delete(self._host, record.bridge)
+        network_links.delete(record, self._paths.exec_root)
+        self._names.remove_network(record.id)
         self._pools.pop(record.id, None)
-        self._space.give_back(record.subnet)
+        for subnet in record.subnets:
+            self._space.give_back(subnet)
 
     def _enable_forwarding(self) -> bool:
         """Whether the host forwards for others than containers."""
         mark = self._paths.exec_root / FORWARDING_MARK
         if self._options.ip_forward and bridge.enable_forwarding():
+            mark.touch()
+        return not mark.exists()
+
+    def _enable_forwarding6(self, networks: Iterable[NetworkRecord]) -> bool:
+        """Likewise, and only once a network has IPv6."""
+        mark = self._paths.exec_root / f"{FORWARDING_MARK}6"
+        if not self._options.ip_forward or not any(record.enable_ipv6 for record in networks):
+            return not mark.exists()
+        if bridge.enable_forwarding6():
             mark.touch()
         return not mark.exists()
 
@@ -370,13 +480,28 @@ class NetworkService:
         self._events.publish("network", action, network.id, attributes)
 
 
+def _is_bridge(record: NetworkRecord) -> bool:
+    return record.driver == "bridge"
+
+
+def _host_seed() -> bytes:
+    try:
+        return Path("/etc/machine-id").read_bytes()
+    except FileNotFoundError:
+        return os.uname().nodename.encode()
+
+
 def _firewall_rules(record: NetworkRecord) -> NetworkRules:
     options = network_rules.bridge_options(record.options, record.mtu)
     return NetworkRules(
         network_id=record.id,
         bridge=record.bridge,
-        subnets=(record.subnet,),
+        subnets=record.subnets,
         masquerade=options.masquerade,
         icc=options.icc,
         internal=record.internal,
+        mode4=options.mode4,
+        mode6=options.mode6,
+        host_ips=options.host_ips,
+        trusted=options.trusted,
     )

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from common.errors import Conflict, EngineError, InternalError, InvalidArgument
-from lifecycle import health, names, signals, status
+from lifecycle import attachment, health, names, signals, status
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle.container import Container, Outcome
 from lifecycle.detach import parse_keys
@@ -180,6 +180,8 @@ async def rename(engine: Engine, container: Container, new: str) -> None:
             engine.containers.rename(container, new)
         except Conflict as error:
             raise Conflict(f"Error when allocating new name: {error}") from error
+        engine.networks.rename(container.id, new)
+        attachment.refresh_names(engine, container)
     engine.publish(container, "rename", {"oldName": f"/{old}"})
 
 

@@ -88,6 +88,7 @@ async def _start(engine: Engine, container: Container, shim_task: asyncio.Future
         around = _surroundings(engine, container)
         (bundle / "config.json").write_bytes(orjson.dumps(spec.build(record, around)))
         shim = await shim_task
+        await attachment.send_surplus_ports(shim, sockets, network)
         answer = await shim.call(
             "start",
             [item.fileno() for item in sockets],

@@ -18,6 +18,7 @@ from common.errors import Conflict
 from common.netlink import Link, Netlink
 from common.netns import write_sysctls
 
+IP6_FORWARD = Path("/proc/sys/net/ipv6/conf/all/forwarding")
 IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 BRIDGE_CALLS_IPTABLES = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 ENDPOINT_PREFIX = "ve"
@@ -30,6 +31,7 @@ class Bridge:
     addresses: tuple[str, ...]  # the gateway's, with prefix length; none: the bridge has none
     mtu: int = 1500
     adopt: bool = False  # the administrator's own (--bridge, or bridge.name of one that exists)
+    ipv6: bool = False  # containers use IPv6 on it, whether or not the host has an address there
 
 
 def owner_of(exec_root: Path, network_id: str) -> str:
@@ -70,7 +72,7 @@ def _adjust(host: Netlink, link: Link, bridge: Bridge, *, created: bool) -> None
             messages.append(netlink.set_alias(link.index, bridge.owner, bridge.name))
         if not created and link.mtu != bridge.mtu:
             messages.append(netlink.set_mtu(link.index, bridge.mtu, bridge.name))
-        stale = {address for address in present if ":" not in address} - set(bridge.addresses)
+        stale = {one for one in present if not one.startswith("fe80:")} - set(bridge.addresses)
         messages += [netlink.delete_address(link.index, address) for address in stale]
     messages.append(netlink.set_up(link.index, bridge.name))
     host.execute(*messages)
@@ -80,8 +82,8 @@ def _write_settings(bridge: Bridge) -> None:
     """``route_localnet`` lets answers to 127.0.0.1 in; the firewall's raw chain guards it."""
     ipv4, ipv6 = f"net/ipv4/conf/{bridge.name}", f"net/ipv6/conf/{bridge.name}"
     settings = {f"{ipv4}/route_localnet": "1", f"{ipv6}/accept_ra": "0"}
-    if not bridge.adopt and not any(":" in address for address in bridge.addresses):
-        settings[f"{ipv6}/disable_ipv6"] = "1"
+    if not bridge.adopt:
+        settings[f"{ipv6}/disable_ipv6"] = "0" if bridge.ipv6 else "1"
     write_sysctls(settings)
 
 
@@ -137,6 +139,25 @@ def enable_forwarding() -> bool:
     if IP_FORWARD.read_text().strip() == "1":
         return False
     IP_FORWARD.write_text("1")
+    return True
+
+
+def enable_forwarding6() -> bool:
+    """Make the host forward IPv6; True if it did not before.
+
+    A host that forwards no longer hears router advertisements, which may be where its own default
+    route comes from: interfaces that heard them before go on doing so.
+    """
+    try:
+        if IP6_FORWARD.read_text().strip() == "1":
+            return False
+    except FileNotFoundError:
+        return False  # ipv6.disable=1
+    for setting in IP6_FORWARD.parent.parent.glob("*/accept_ra"):
+        if setting.read_text().strip() == "1" and setting.parent.name != "lo":
+            setting.write_text("2")
+    for name in ("default", "all"):
+        (IP6_FORWARD.parent.parent / name / "forwarding").write_text("1")
     return True
 
 

@@ -6,12 +6,18 @@ lookup. Each element's comment is the id of the network or container that it bel
 
     bridges             our bridges
     internal            those without a way out
-    natted              those whose containers appear as the host outside
+    masqueraded         family . bridge: its containers appear as the host outside
+    snat4, snat6        bridge → the address of the host that they appear as, where one was chosen
     pairs               "br . br" for each: traffic that returns to its own bridge
     icc                 likewise, where containers of one bridge may talk to each other
-    subnets4, own4      container subnets; subnet . its bridge
-    ports4              proto . port → container address . port, on any address of the host
-    ports4_at           host address . proto . port → container address . port
+    open                family . bridge: everybody may connect to every port (nat-unprotected)
+    routed              family . bridge: reached by routing, at published ports only (routed)
+    published4, 6       container address . proto . port of those
+    subnets4, subnets6  container subnets that are reached by published ports only
+    reach4, reach6      subnet . interface from which it is reached all the same
+    own4, own6          subnet . its bridge
+    ports4, ports6      proto . port → container address . port, on any address of the host
+    ports4_at, 6_at     host address . proto . port → container address . port
 
 Only a drop is final in netfilter: what this table accepts, another engine's table may still drop
 (networking/foreign.py). The chain ``admin`` is the administrator's: it sees forwarded packets
@@ -36,15 +42,27 @@ INTERFACE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 SETS = {
     "bridges": "type ifname;",
     "internal": "type ifname;",
-    "natted": "type ifname;",
+    "masqueraded": "type nf_proto . ifname;",
     "pairs": "type ifname . ifname;",
     "icc": "type ifname . ifname;",
+    "open": "type nf_proto . ifname;",
+    "routed": "type nf_proto . ifname;",
+    "published4": "type ipv4_addr . inet_proto . inet_service;",
+    "published6": "type ipv6_addr . inet_proto . inet_service;",
     "subnets4": "type ipv4_addr; flags interval;",
+    "subnets6": "type ipv6_addr; flags interval;",
+    "reach4": "type ipv4_addr . ifname; flags interval;",
+    "reach6": "type ipv6_addr . ifname; flags interval;",
     "own4": "type ipv4_addr . ifname; flags interval;",
+    "own6": "type ipv6_addr . ifname; flags interval;",
 }
 MAPS = {
     "ports4": "type inet_proto . inet_service : ipv4_addr . inet_service;",
+    "ports6": "type inet_proto . inet_service : ipv6_addr . inet_service;",
     "ports4_at": "type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service;",
+    "ports6_at": "type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service;",
+    "snat4": "type ifname : ipv4_addr;",
+    "snat6": "type ifname : ipv6_addr;",
 }
 ADMIN_CHAIN = "admin"
 
@@ -55,7 +73,8 @@ ADMIN_CHAIN = "admin"
 RAW = """
     iifname != "lo" ip daddr 127.0.0.0/8 drop
     iifname @bridges ip saddr 127.0.0.0/8 drop
-    ip daddr @subnets4 ip daddr . iifname != @own4 fib daddr type != local drop
+    ip daddr @subnets4 ip daddr . iifname != @reach4 fib daddr type != local drop
+    ip6 daddr @subnets6 ip6 daddr . iifname != @reach6 fib daddr type != local drop
 """
 # ``established`` stands after the administrator's chain, whose drops should also end connections.
 FORWARD = """
@@ -65,20 +84,36 @@ FORWARD = """
     iifname @internal drop
     oifname @internal drop
     oifname @bridges ct status dnat accept
+    meta nfproto . oifname @open iifname . oifname != @pairs accept
+    meta nfproto . oifname @routed iifname . oifname != @pairs jump routed_in
     oifname @bridges drop
     iifname @bridges accept
 """
+ROUTED_IN = """
+    meta l4proto { icmp, ipv6-icmp } accept
+    ip daddr . meta l4proto . th dport @published4 accept
+    ip6 daddr . meta l4proto . th dport @published6 accept
+"""
+# An IPv6 packet from ::1 or a link-local address never leaves its link: the shim's relay serves it.
 PUBLISHED = """
     dnat ip to ip daddr . meta l4proto . th dport map @ports4_at
     dnat ip to meta l4proto . th dport map @ports4
+    ip6 daddr { ::1, fe80::/10 } return
+    dnat ip6 to ip6 daddr . meta l4proto . th dport map @ports6_at
+    dnat ip6 to meta l4proto . th dport map @ports6
 """
 TO_PUBLISHED = "meta l4proto { tcp, udp, sctp } fib daddr type local jump published\n"
 # A container that reaches a neighbour, or itself, by a port of the host must get the answer from
 # the host, and an answer to 127.0.0.1 has to come back to the host at all.
 POSTROUTING = """
     ip saddr . oifname @own4 ct status dnat masquerade
+    ip6 saddr . oifname @own6 ct status dnat masquerade
     oifname @bridges ip saddr 127.0.0.0/8 masquerade
-    iifname @natted iifname . oifname != @pairs meta nfproto ipv4 masquerade
+    iifname . oifname @pairs return
+    meta nfproto . iifname != @masqueraded return
+    snat ip to iifname map @snat4
+    snat ip6 to iifname map @snat6
+    masquerade
 """
 
 
@@ -90,12 +125,16 @@ class NetworkRules:
     masquerade: bool = True
     icc: bool = True
     internal: bool = False
+    mode4: str = "nat"  # gateway modes: nat, nat-unprotected, routed, isolated
+    mode6: str = "nat"
+    host_ips: tuple[str, ...] = ()  # what containers appear as outside, where it was chosen
+    trusted: tuple[str, ...] = ()  # interfaces from which containers are reached directly
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedPort:
     proto: str  # tcp, udp, sctp
-    host_ip: str  # 0.0.0.0: any address
+    host_ip: str  # 0.0.0.0, ::: any address; "": the container's own, on a routed network
     host_port: int
     container_ip: str
     container_port: int
@@ -126,16 +165,33 @@ def table_name(exec_root: Path) -> str:
 class Firewall:
     """What should be in the table, and the table; each change is one transaction."""
 
-    def __init__(self, nft: Nftables, table: str, *, forwards_for_others: bool = True) -> None:
+    def __init__(
+        self,
+        nft: Nftables,
+        table: str,
+        *,
+        forwards_for_others: bool = True,
+        forwards6_for_others: bool = True,
+    ) -> None:
         """``forwards_for_others`` False: the host forwarded nothing until this engine made it.
 
         Packets that are neither from nor for containers are then dropped, as if it still did not.
         """
         self.table = table
         self._nft = nft
-        self._policy = "accept" if forwards_for_others else "drop"
+        self._others = ""
+        if not forwards_for_others:
+            self._others += "meta nfproto ipv4 drop\n"
+        if not forwards6_for_others:
+            self._others += "meta nfproto ipv6 drop\n"
         self._networks: dict[str, NetworkRules] = {}
         self._ports: dict[str, tuple[PublishedPort, ...]] = {}
+
+    def drop_others6(self) -> None:
+        """The host forwards IPv6 from now on, for containers only; see ``__init__``."""
+        if "ipv6" not in self._others:
+            self._others += "meta nfproto ipv6 drop\n"
+            self.reapply()
 
     def sync(
         self,
@@ -198,7 +254,11 @@ class Firewall:
     def _base(self) -> str:
         """The static part: created where it is missing, emptied and filled where it is not."""
         table = f"inet {self.table}"
-        lines = [f"add table {table}", f"add chain {table} {ADMIN_CHAIN}"]
+        lines = [
+            f"add table {table}",
+            f"add chain {table} {ADMIN_CHAIN}",
+            f"add chain {table} routed_in",
+        ]
         for kind, declarations in (("set", SETS), ("map", MAPS)):
             for name, declaration in declarations.items():
                 lines.append(f"add {kind} {table} {name} {{ {declaration} }}")
@@ -218,9 +278,10 @@ class Firewall:
             ),
             (
                 "forward",
-                f"type filter hook forward priority filter; policy {self._policy};",
-                FORWARD,
+                "type filter hook forward priority filter; policy accept;",
+                FORWARD + self._others,
             ),
+            ("routed_in", "", ROUTED_IN),
         )
         for name, hook, rules in chains:
             lines.append(f"add chain {table} {name}" + (f" {{ {hook} }}" if hook else ""))
@@ -245,24 +306,50 @@ def _network_elements(rules: NetworkRules) -> list[Element]:
         elements.append(Element("icc", f"{name} . {name}", comment))
     if rules.internal:
         elements.append(Element("internal", name, comment))
-    elif rules.masquerade:
-        elements.append(Element("natted", name, comment))
+    for family, mode in (("ipv4", rules.mode4), ("ipv6", rules.mode6)):
+        if rules.masquerade and not rules.internal and mode != "routed":
+            elements.append(Element("masqueraded", f"{family} . {name}", comment))
+        if mode in ("routed", "nat-unprotected"):
+            into = "routed" if mode == "routed" else "open"
+            elements.append(Element(into, f"{family} . {name}", comment))
+    elements += [
+        Element(f"snat{_version(address)}", name, comment, address) for address in rules.host_ips
+    ]
     for subnet in rules.subnets:
-        if ":" not in subnet:
-            elements.append(Element("subnets4", subnet, comment))
-            elements.append(Element("own4", f"{subnet} . {name}", comment))
+        elements += _subnet_elements(rules, subnet, comment)
     return elements
+
+
+def _subnet_elements(rules: NetworkRules, subnet: str, comment: str) -> list[Element]:
+    version = _version(subnet)
+    elements = [Element(f"own{version}", f'{subnet} . "{rules.bridge}"', comment)]
+    if (rules.mode6 if version == 6 else rules.mode4) in ("routed", "nat-unprotected"):
+        return elements
+    elements.append(Element(f"subnets{version}", subnet, comment))
+    return elements + [
+        Element(f"reach{version}", f'{subnet} . "{interface}"', comment)
+        for interface in (rules.bridge, *rules.trusted)
+    ]
 
 
 def _port_elements(container_id: str, ports: Sequence[PublishedPort]) -> list[Element]:
-    """Nothing for IPv6: without an IPv6 address in the container its shim relays."""
+    """Nothing for an IPv6 port of a container without IPv6: its shim relays."""
     elements = []
     for port in ports:
-        if ":" in port.host_ip:
+        version = _version(port.container_ip)
+        if not port.host_ip:
+            key = f"{port.container_ip} . {port.proto} . {port.container_port}"
+            elements.append(Element(f"published{version}", key, container_id))
             continue
-        key, into = f"{port.proto} . {port.host_port}", "ports4"
-        if port.host_ip != "0.0.0.0":
-            key, into = f"{port.host_ip} . {key}", "ports4_at"
+        if _version(port.host_ip) != version:
+            continue
+        key, into = f"{port.proto} . {port.host_port}", f"ports{version}"
+        if port.host_ip not in ("0.0.0.0", "::"):
+            key, into = f"{port.host_ip} . {key}", f"ports{version}_at"
         data = f"{port.container_ip} . {port.container_port}"
         elements.append(Element(into, key, container_id, data))
     return elements
+
+
+def _version(address: str) -> int:
+    return 6 if ":" in address else 4

@@ -7,6 +7,7 @@ subnet that overlaps nothing, the lowest address that is free.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import (
     IPv4Address,
@@ -65,7 +66,9 @@ class Pool:
                 self._next = candidate + 1
                 return str(self._address(candidate))
         self._next = self._end
-        raise InternalError("no available IPv4 addresses on this network's address pools")
+        raise InternalError(
+            f"no available IPv{self.subnet.version} addresses on this network's address pools"
+        )
 
     def reserve(self, address: str) -> None:
         """Take a certain address, inside the range or not."""
@@ -89,8 +92,11 @@ class Pool:
 class AddressSpace:
     """The subnets of all networks."""
 
-    def __init__(self, default_pools: Sequence[AddressPool] = ()) -> None:
+    def __init__(self, default_pools: Sequence[AddressPool] = (), *, seed: bytes = b"") -> None:
+        """``seed`` tells this host from others: unique local IPv6 subnets follow from it."""
         self._defaults = tuple(default_pools) or DEFAULT_POOLS
+        if not any(":" in pool.base for pool in self._defaults):
+            self._defaults += (AddressPool(unique_local_prefix(seed), 64),)
         for pool in self._defaults:
             _validate_default(pool)
         self._taken: dict[Network, None] = {}
@@ -104,10 +110,10 @@ class AddressSpace:
             )
         self._taken[wanted] = None
 
-    def take_default(self, host_networks: Iterable[str] = ()) -> str:
+    def take_default(self, host_networks: Iterable[str] = (), *, version: int = 4) -> str:
         """The first default subnet that overlaps neither a network nor the host's routes."""
         busy = [*self._taken, *(ip_network(other, strict=False) for other in host_networks)]
-        for candidate in self._candidates():
+        for candidate in self._candidates(version):
             if not any(_overlap(candidate, other) for other in busy):
                 self._taken[candidate] = None
                 return str(candidate)
@@ -116,18 +122,26 @@ class AddressSpace:
     def give_back(self, subnet: str) -> None:
         self._taken.pop(ip_network(subnet), None)
 
-    def _candidates(self) -> Iterator[Network]:
+    def _candidates(self, version: int) -> Iterator[Network]:
         for pool in self._defaults:
-            yield from ip_network(pool.base).subnets(new_prefix=pool.size)
+            base = ip_network(pool.base)
+            if base.version == version:
+                yield from base.subnets(new_prefix=pool.size)
 
 
 def mac_of(address: str) -> str:
-    """A MAC that follows from the IPv4 address.
+    """A MAC that follows from the address; from an IPv6 one's last four bytes.
 
     Docker 28 draws it at random and announces it. With this one a new container on an address just
     given back is reached at once, although neighbours still hold the old container's entry.
     """
-    return (b"\x02\x42" + IPv4Address(address).packed).hex(":")
+    return (b"\x02\x42" + ip_address(address).packed[-4:]).hex(":")
+
+
+def unique_local_prefix(seed: bytes) -> str:
+    """A /48 of fd00::/8 (RFC 4193), the same at every start of a host."""
+    packed = b"\xfd" + hashlib.sha256(b"longshore " + seed).digest()[:5] + bytes(10)
+    return f"{IPv6Address(packed)}/48"
 
 
 def _overlap(one: Network, other: Network) -> bool:

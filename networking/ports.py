@@ -110,18 +110,30 @@ class PortAllocator:
             self._held.pop((proto, host_port), None)
 
     def bind(
-        self, bindings: Sequence[PortBinding], container_ip: str, *, default_host_ip: str = ""
+        self,
+        bindings: Sequence[PortBinding],
+        container_ip: str,
+        *,
+        default_host_ip: str = "",
+        families: frozenset[int] = frozenset((4, 6)),
     ) -> list[BoundPort]:
         """All of ``bindings`` or none. Certain ports come first, so that no free choice takes one.
 
-        The sockets are the caller's, who passes them on and closes them.
+        Addresses that are not of ``families`` are left out. The sockets are the caller's, who
+        passes them on and closes them.
         """
         order = sorted(range(len(bindings)), key=lambda at: _freedom(bindings[at]))
         found: dict[int, list[BoundPort]] = {}
         try:
             for at in order:
-                addresses = self._addresses(bindings[at], default_host_ip)
-                found[at] = self._bind_one(bindings[at], addresses, container_ip)
+                addresses = [
+                    address
+                    for address in self._addresses(bindings[at], default_host_ip)
+                    if (6 if ":" in address else 4) in families
+                ]
+                found[at] = (
+                    self._bind_one(bindings[at], addresses, container_ip) if addresses else []
+                )
         except EngineError:
             self.close(bound for group in found.values() for bound in group)
             raise

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from common.errors import InvalidArgument
-from shim import request
+from shim import portproxy, request
 from shim.control import Peer
 from shim.execs import take_socket
 from shim.protocol import Message, close_all
@@ -26,7 +26,9 @@ class Operations:
             "abandon": self._abandon,
             "attach": self._attach,
             "exec": self._exec,
+            "network": self._network,
             "pause": self._pause,
+            "ports": self._ports,
             "resize": self._resize,
             "resume": self._resume,
             "signal": self._signal,
@@ -63,6 +65,24 @@ class Operations:
         taken = list(fds)
         fds.clear()
         return self._shim.start(start, taken)
+
+    def _ports(self, message: Message, fds: list[int], _peer: Peer) -> Message:
+        ports = request.ports(message)
+        if len(fds) != len(ports):
+            raise InvalidArgument(f"ports: {len(ports)} ports, {len(fds)} descriptors")
+        taken = list(fds)
+        fds.clear()
+        portproxy.hold_all(self._shim.ports, list(ports), taken)
+        return {}
+
+    def _network(self, message: Message, fds: list[int], _peer: Peer) -> Message:
+        change = request.change(message)
+        if len(fds) != len(change.ports):
+            raise InvalidArgument(f"network: {len(change.ports)} ports, {len(fds)} descriptors")
+        taken = list(fds)
+        fds.clear()
+        self._shim.change_network(change, taken)
+        return {}
 
     def _attach(self, message: Message, fds: list[int], _peer: Peer) -> Message:
         options = request.attach_options(message)

@@ -14,6 +14,7 @@ import errno
 import os
 import select
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shim.loop import Loop, Timer
@@ -32,46 +33,68 @@ class PublishedPort:
     container_port: int
 
 
+class Held:
+    """A bound socket, and where what it gets is to go."""
+
+    def __init__(self, sock: socket.socket, target: tuple[str, int]) -> None:
+        self.socket = sock
+        self.family = sock.family
+        self.target = target
+
+
 class PortProxy:
     """Owns the bound sockets and all relayed connections."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._held: list[socket.socket] = []
+        self._held: list[Held] = []
         self._relays: set[Relay] = set()
         self._forwarders: list[DatagramForwarder] = []
 
     def add(self, fd: int, port: PublishedPort) -> None:
         sock = socket.socket(fileno=fd)
-        self._held.append(sock)
         sock.setblocking(False)
+        held = Held(sock, (port.container_ip, port.container_port))
+        self._held.append(held)
         if port.proto == "tcp":
-            self._loop.add(fd, select.EPOLLIN, lambda _events: self._accept(sock, port))
+            self._loop.add(fd, select.EPOLLIN, lambda _events: self._accept(held))
         elif port.proto == "udp":
-            self._forwarders.append(DatagramForwarder(self._loop, sock, port))
+            self._forwarders.append(DatagramForwarder(self._loop, held))
+
+    def retarget(self, addresses: Sequence[str]) -> None:
+        """All ports lead to these addresses of the container from now on; none: they are freed.
+
+        Connections that exist stay with the address that they have, and end with it.
+        """
+        if not addresses:
+            self.close()
+        for held in self._held:
+            same = [one for one in addresses if (":" in one) == (held.family == socket.AF_INET6)]
+            held.target = ((same or addresses)[0], held.target[1])
 
     def close(self) -> None:
         for relay in list(self._relays):
             relay.close()
         for forwarder in self._forwarders:
             forwarder.close()
-        for sock in self._held:
-            self._loop.remove(sock.fileno())
-            sock.close()
+        for held in self._held:
+            self._loop.remove(held.socket.fileno())
+            held.socket.close()
+        self._forwarders.clear()
         self._held.clear()
 
-    def _accept(self, listener: socket.socket, port: PublishedPort) -> None:
+    def _accept(self, held: Held) -> None:
         try:
-            client, _ = listener.accept()
+            client, _ = held.socket.accept()
         except OSError:
             return
         if len(self._relays) >= MAX_CONNECTIONS:
             client.close()
             return
-        server = socket.socket(_family(port.container_ip), socket.SOCK_STREAM)
+        server = socket.socket(_family(held.target[0]), socket.SOCK_STREAM)
         for sock in (client, server):
             sock.setblocking(False)
-        failure = server.connect_ex((port.container_ip, port.container_port))
+        failure = server.connect_ex(held.target)
         if failure not in (0, errno.EINPROGRESS):
             client.close()
             server.close()
@@ -180,14 +203,14 @@ class Direction:
 class DatagramForwarder:
     """UDP: a socket of its own for each peer, so that the answers find their way back."""
 
-    def __init__(self, loop: Loop, sock: socket.socket, port: PublishedPort) -> None:
+    def __init__(self, loop: Loop, held: Held) -> None:
         self._loop = loop
-        self._socket = sock
-        self._target = (port.container_ip, port.container_port)
+        self._held = held
+        self._socket = held.socket
         self._peers: dict[object, socket.socket] = {}
         self._active: set[object] = set()
         self._timer: Timer | None = None
-        loop.add(sock.fileno(), select.EPOLLIN, self._on_request)
+        loop.add(self._socket.fileno(), select.EPOLLIN, self._on_request)
 
     def close(self) -> None:
         self._loop.cancel(self._timer)
@@ -204,10 +227,11 @@ class DatagramForwarder:
     def _open(self, address: object) -> socket.socket:
         if len(self._peers) >= MAX_UDP_PEERS:
             self._forget(next(iter(self._peers)))
-        peer = socket.socket(_family(self._target[0]), socket.SOCK_DGRAM)
+        target = self._held.target
+        peer = socket.socket(_family(target[0]), socket.SOCK_DGRAM)
         try:
             peer.setblocking(False)
-            peer.connect(self._target)
+            peer.connect(target)
         except OSError:
             peer.close()
             raise

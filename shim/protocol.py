@@ -23,7 +23,7 @@ from common import errors
 
 _SUN_PATH = 108
 MAX_MESSAGE = 128 * 1024
-MAX_DESCRIPTORS = 16
+MAX_DESCRIPTORS = 240  # the kernel's own limit, SCM_MAX_FD, is 253
 # Linux' MSG_CMSG_CLOEXEC; the socket module does not have it on every Python that we run on.
 MSG_CMSG_CLOEXEC = 0x40000000
 _CONTROL_SPACE = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)

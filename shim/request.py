@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from common.endpoint import Endpoint
 from common.errors import InvalidArgument
+from common.resolverconfig import ResolverConfig
 from runtime import spec
 from runtime.jsonfields import InvalidSpec, decode
 from shim.attach import AttachOptions
@@ -33,9 +34,22 @@ class StartRequest:
     stdin_once: bool
     log: LogConfig
     endpoints: tuple[Endpoint, ...] | None  # None: the namespaces are someone else's
+    resolver: ResolverConfig | None  # what the DNS server inside answers; None: there is none
     ports: tuple[PublishedPort, ...]
     runtime: tuple[str, ...]  # another OCI runtime's command, or nothing
     cgroup_parent: str
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkChange:
+    """A running container's networks become others."""
+
+    endpoint: Endpoint | None  # to plug
+    unplug: Endpoint | None
+    gateways: tuple[Endpoint, ...]  # which are to have the default routes from now on
+    resolver: ResolverConfig | None
+    ports: tuple[PublishedPort, ...]  # new ones
+    port_targets: tuple[str, ...] | None  # where all ports lead to; none: nowhere, they are freed
 
 
 def text(message: Message, name: str) -> str:
@@ -93,7 +107,8 @@ def start(message: Message) -> StartRequest:
             stdin_once=flag(message, "stdin_once"),
             log=LogConfig(**(message.get("log") or {})),
             endpoints=_endpoints(message.get("network")),
-            ports=tuple(PublishedPort(**port) for port in message.get("ports") or ()),
+            resolver=_resolver(message.get("resolver")),
+            ports=_ports(message),
             runtime=tuple(map(str, message.get("runtime") or ())),
             cgroup_parent=optional_text(message, "cgroup_parent") or "",
         )
@@ -101,6 +116,30 @@ def start(message: Message) -> StartRequest:
         raise InvalidArgument(str(e)) from e
     except (TypeError, KeyError, AttributeError) as e:
         raise InvalidArgument(f"start: {e!r}") from e
+
+
+def ports(message: Message) -> tuple[PublishedPort, ...]:
+    try:
+        return _ports(message)
+    except (TypeError, KeyError) as e:
+        raise InvalidArgument(f"ports: {e!r}") from e
+
+
+def change(message: Message) -> NetworkChange:
+    try:
+        endpoint = message.get("endpoint")
+        unplug = message.get("unplug")
+        targets = message.get("port_targets")
+        return NetworkChange(
+            endpoint=Endpoint.from_json(endpoint) if endpoint else None,
+            unplug=Endpoint.from_json(unplug) if unplug else None,
+            gateways=tuple(map(Endpoint.from_json, message.get("gateways") or ())),
+            resolver=_resolver(message.get("resolver")),
+            ports=_ports(message),
+            port_targets=None if targets is None else tuple(map(str, targets)),
+        )
+    except (TypeError, KeyError, AttributeError) as e:
+        raise InvalidArgument(f"network: {e!r}") from e
 
 
 def process(message: Message) -> spec.Process:
@@ -121,6 +160,14 @@ def _endpoints(network: Any) -> tuple[Endpoint, ...] | None:
     if network is None:
         return None
     return tuple(Endpoint.from_json(each) for each in network["endpoints"])
+
+
+def _resolver(resolver: Any) -> ResolverConfig | None:
+    return None if resolver is None else ResolverConfig.from_json(resolver)
+
+
+def _ports(message: Message) -> tuple[PublishedPort, ...]:
+    return tuple(PublishedPort(**port) for port in message.get("ports") or ())
 
 
 def _field(message: Message, name: str, kind: type[T]) -> T:

@@ -17,7 +17,8 @@ import time
 import traceback
 from pathlib import Path
 
-from common.errors import Conflict
+from common import endpoint
+from common.errors import Conflict, InternalError
 from common.paths import Paths
 from shim import external, native, portproxy
 from shim.container import Container
@@ -29,7 +30,8 @@ from shim.operations import Operations
 from shim.portproxy import PortProxy
 from shim.protocol import Connection, Message
 from shim.reaper import ExitRecord, Reaper
-from shim.request import StartRequest
+from shim.request import NetworkChange, StartRequest
+from shim.resolver import Resolver
 from shim.stdio import ProcessStreams
 
 
@@ -53,6 +55,7 @@ class Shim:
         )
         self.execs = Execs(self.loop, self.reaper, self.emit, self._end_if_idle)
         self.ports = PortProxy(self.loop)
+        self.resolver = Resolver(self.loop)
         self.container: Container | None = None
         self.status = "created"
         self.pid = 0
@@ -113,6 +116,8 @@ class Shim:
             size = container.process.console_size
             if size is not None:
                 self.streams.resize(size.height, size.width)
+        if request.resolver is not None:
+            self.resolver.open(created.pid, request.resolver)
         self._watch_oom(container)
         self.reaper.watch(created.pid, created.pidfd, self._init_exited)
         container.start()
@@ -125,6 +130,7 @@ class Shim:
         self.status = "exited"
         self.reaper.forget(self.pid)
         self.ports.close()
+        self.resolver.close()
         self.streams.close()
         if self.container is not None:
             try:
@@ -138,6 +144,27 @@ class Shim:
         self._cleaned = True
         self.loop.call_later(0, self.streams.finish)
         self.loop.call_later(0, self._end_if_idle)
+
+    def change_network(self, change: NetworkChange, fds: list[int]) -> None:
+        """Connect or disconnect the running container; lifecycle takes back what fails."""
+        try:
+            self.running()
+            if change.endpoint is not None:
+                endpoint.plug(self.pid, change.endpoint)
+            if change.unplug is not None:
+                endpoint.unplug(self.pid, change.unplug)
+            for gateway in change.gateways:
+                endpoint.take_gateway(self.pid, gateway)
+            self.resolver.open(self.pid, change.resolver)
+        except OSError as e:
+            portproxy.hold_all(self.ports, [], fds)
+            raise InternalError(f"unable to set up the network: {e.strerror}") from e
+        except BaseException:
+            portproxy.hold_all(self.ports, [], fds)
+            raise
+        if change.port_targets is not None:
+            self.ports.retarget(change.port_targets)
+        portproxy.hold_all(self.ports, list(change.ports), fds)
 
     def abandon(self) -> None:
         if self.status != "created":
@@ -204,6 +231,7 @@ class Shim:
     def _clean_up(self) -> None:
         assert self.container is not None
         self.ports.close()
+        self.resolver.close()
         if self._oom_fd >= 0:
             self.loop.remove(self._oom_fd)
             os.close(self._oom_fd)

@@ -6,7 +6,8 @@ from typing import Any
 
 import grpc.aio
 
-from common.errors import NotSupported
+from common.errors import NotFound
+from lifecycle import connections
 from lifecycle._pb import networks_pb2 as pb
 from lifecycle._pb.networks_pb2_grpc import NetworksServicer, VolumesServicer
 from lifecycle._pb.types_pb2 import Empty, PruneReport
@@ -56,17 +57,29 @@ class Networks(NetworksServicer):
         return pb.NetworkList(networks=[self._describe(record) for record in found])
 
     async def Remove(self, request: pb.NetworkRef, context: Context) -> Empty:
-        self._networks.remove(request.ref)
+        await self._engine.finish(self._networks.remove_in_thread(request.ref), "request")
         return Empty()
 
     async def Connect(self, request: pb.ConnectRequest, context: Context) -> Empty:
-        raise NotSupported("connecting a container to a further network is not supported")
+        container = self._engine.containers.find(request.container)
+        work = connections.connect(self._engine, container, request.network, request.settings)
+        await self._engine.finish(work, "request")
+        return Empty()
 
     async def Disconnect(self, request: pb.DisconnectRequest, context: Context) -> Empty:
-        raise NotSupported("disconnecting a container from a network is not supported")
+        try:
+            container = self._engine.containers.find(request.container)
+        except NotFound:
+            if not request.force:
+                raise
+            connections.force_disconnect(self._engine, request.container, request.network)
+            return Empty()
+        work = connections.disconnect(self._engine, container, request.network, force=request.force)
+        await self._engine.finish(work, "request")
+        return Empty()
 
     async def Prune(self, request: pb.PruneNetworksRequest, context: Context) -> PruneReport:
-        removed = self._networks.prune(request.filters)
+        removed = await self._networks.prune(request.filters)
         self._engine.events.publish("network", "prune", "", {"reclaimed": "0"})
         return PruneReport(deleted=removed)
 
@@ -77,7 +90,7 @@ class Networks(NetworksServicer):
             created=record.created,
             scope="local",
             driver=record.driver,
-            enable_ipv4=True,
+            enable_ipv4=record.enable_ipv4,
             enable_ipv6=record.enable_ipv6,
             ipam_driver=record.ipam_driver,
             ipam_options=record.ipam_options,
@@ -92,6 +105,8 @@ class Networks(NetworksServicer):
             ],
             internal=record.internal,
             attachable=record.attachable,
+            config_only=record.config_only,
+            config_from=record.config_from,
             options=record.options,
             labels=record.labels,
             members=[_member(item) for item in self._networks.members(record.id)],
@@ -99,13 +114,14 @@ class Networks(NetworksServicer):
 
 
 def _member(endpoint: EndpointRecord) -> pb.NetworkMember:
-    address = f"{endpoint.ip_address}/{endpoint.ip_prefix_length}" if endpoint.ip_address else ""
+    by_family = {":" in address: address for address in endpoint.prefixed_addresses}
     return pb.NetworkMember(
         container_id=endpoint.container_id,
         container_name=endpoint.container_name,
         endpoint_id=endpoint.id,
         mac_address=endpoint.mac,
-        ipv4_address=address,
+        ipv4_address=by_family.get(False, ""),
+        ipv6_address=by_family.get(True, ""),
     )
 
 

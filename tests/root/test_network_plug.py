@@ -85,8 +85,8 @@ def test_unplug_and_the_end_of_a_namespace(container: Machine) -> None:
     endpoint.plug_all(container.pid, [ENDPOINT])
     second = replace(ENDPOINT, host_ifname="ve00000000002", ifname="eth1", gateway=None, routes=())
     endpoint.plug(container.pid, second)
-    endpoint.unplug(second)
-    endpoint.unplug(second)  # gone already
+    endpoint.unplug_veth(second.host_ifname)
+    endpoint.unplug_veth(second.host_ifname)  # gone already
     with netns.entered(container.namespace), Netlink() as inside:
         assert inside.link("eth1") is None
     with machine() as other, Netlink() as host:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -234,7 +235,7 @@ def test_user_network(lab: Lab) -> None:
         lab.networks.remove("web")
     for member in lab.networks.members(record.id):
         lab.networks.release(member.container_id)
-    assert lab.networks.prune() == ["web"]
+    assert asyncio.run(lab.networks.prune()) == ["web"]
     assert record.bridge not in links()
     assert record.bridge not in table()
     with pytest.raises(NotFound, match="network web not found"):
@@ -281,12 +282,12 @@ def test_gateway_and_second_network(lab: Lab) -> None:
         record = lab.networks.connect(one, "c", name, EndpointRequest())
         (plug,) = [ep for ep in lab.networks.for_shim(one) if ep.ifname == record.ifname]
         plugging.plug(made.pid, plug)
-    gateway = lab.networks.gateway_of(one)
+    gateway = lab.networks.gateways_of(one)[0]
     assert gateway is not None
     assert gateway.network_name == "alpha"
     assert _default_route(made).split() == ["default", "via", "172.18.0.1", "dev", "eth2", "onlink"]
     lab.networks.disconnect(one, "alpha")
-    plugging.unplug(plug)
+    plugging.unplug_veth(plug.host_ifname)
     (first, _) = lab.networks.for_shim(one)
     assert first.gateway == "172.17.0.1"
     plugging.take_gateway(made.pid, first)

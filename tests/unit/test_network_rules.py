@@ -84,7 +84,6 @@ def test_address_configuration(config: IpamConfig, text: str) -> None:
             PermissionDenied,
             "Ingress network can only be global scope network",
         ),
-        ({"config_from": "abc"}, NotFound, 'configuration network "abc" does not exist'),
     ],
 )
 def test_requests(fields: dict[str, Any], kind: type[EngineError], text: str) -> None:

@@ -1,0 +1,210 @@
+"""Library of lifecycle: connecting a container to a network and disconnecting it, at any time.
+
+A container that does not run only has the wish written down, in its record's endpoints. Of one that
+runs, the records change here, the interface is plugged by its shim, and a veth is taken away by a
+thread of this process, because the kernel takes its time. What fails is taken back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from common import endpoint as plugging
+from common.errors import Conflict, EngineError, InternalError, InvalidArgument, NotFound
+from lifecycle import attachment, etcfiles, status
+from lifecycle._pb import containers_pb2 as pb
+from lifecycle._pb.networks_pb2 import EndpointSettings
+from lifecycle.container import Container
+from lifecycle.engine import Engine
+from lifecycle.network_records import EndpointRecord, NetworkRecord
+from networking.ports import BoundPort
+
+SHARED = (
+    "container sharing network namespace with another container or host cannot be connected to any "
+    "other network"
+)
+TO_HOST = (
+    "cannot connect container to host network - container must be created in host network mode"
+)
+FROM_HOST = (
+    "cannot disconnect container from host network - container was created in host network mode"
+)
+NONE = (
+    "container cannot be connected to multiple networks with one of the networks in private "
+    "(none) mode"
+)
+
+
+async def connect(
+    engine: Engine, container: Container, ref: str, settings: EndpointSettings
+) -> None:
+    async with container.lock:
+        _check_alive(container)
+        if container.record.host_config.network_mode.startswith("container:"):
+            raise InvalidArgument(SHARED)
+        try:
+            network = engine.networks.get(ref)
+        except NotFound:
+            if container.has_process:
+                raise
+            network = None  # its start will look again
+        if network is not None:
+            engine.networks.check(ref, attachment.request_of(engine, settings), prefix=False)
+            _check_mix(engine, container, network)
+        settings.network = network.name if network else ref
+        if container.has_process:
+            assert network is not None, "a running container's network exists"
+            await _plug(engine, container, network, settings)
+        elif _index(engine, container.record, network, settings.network) is not None:
+            return
+        container.record.endpoints.append(settings)
+        engine.containers.save(container)
+
+
+async def disconnect(engine: Engine, container: Container, ref: str, *, force: bool) -> None:
+    async with container.lock:
+        try:
+            network: NetworkRecord | None = engine.networks.get(ref)
+        except NotFound:
+            if container.has_process and not force:
+                raise
+            network = None
+        name = network.name if network else ref
+        index = _index(engine, container.record, network, name)
+        if not container.has_process or network is None:
+            _check_alive(container)
+            if index is None:
+                raise InternalError(
+                    f"container {container.id} is not connected to the network {name}"
+                )
+        else:
+            if container.record.host_config.network_mode == network.driver == "host":
+                raise InvalidArgument(FROM_HOST)
+            await _unplug(engine, container, network)
+        if index is not None:
+            del container.record.endpoints[index]
+        engine.containers.save(container)
+
+
+def force_disconnect(engine: Engine, container_ref: str, ref: str) -> None:
+    """Of a container that is not known any more, but whose endpoint is."""
+    network = engine.networks.get(ref)
+    for endpoint in engine.networks.members(network.id):
+        if container_ref in (endpoint.container_name, endpoint.container_id):
+            engine.networks.disconnect(endpoint.container_id, network.id)
+            return
+    raise NotFound(f"No such container: {container_ref}")
+
+
+def _check_alive(container: Container) -> None:
+    if container.status in (status.REMOVING, status.DEAD):
+        raise Conflict(
+            f"Container {container.id} is marked for removal and cannot be connected or "
+            "disconnected to the network"
+        )
+
+
+def _check_mix(engine: Engine, container: Container, network: NetworkRecord) -> None:
+    """Docker's rules on host and none together with other networks."""
+    if network.driver == "host" and container.record.host_config.network_mode != "host":
+        raise InvalidArgument(TO_HOST)
+    for settings in container.record.endpoints:
+        try:
+            other = engine.networks.get(settings.network)
+        except NotFound:
+            continue
+        if other.id == network.id:
+            return
+        if "host" in (other.driver, network.driver):
+            raise InvalidArgument(SHARED)
+        if "none" in (other.name, network.name):
+            raise InvalidArgument(NONE)
+
+
+def _index(
+    engine: Engine, record: pb.Container, network: NetworkRecord | None, name: str
+) -> int | None:
+    """Which of the record's endpoints is on the network; it may be named by its id there."""
+    for index, settings in enumerate(record.endpoints):
+        if settings.network == name:
+            return index
+        if network is not None:
+            try:
+                found = engine.networks.get(settings.network)
+            except EngineError:
+                continue
+            if found.id == network.id:
+                return index
+    return None
+
+
+async def _plug(
+    engine: Engine, container: Container, network: NetworkRecord, settings: EndpointSettings
+) -> None:
+    record, networks = container.record, engine.networks
+    request = attachment.request_of(engine, settings)
+    resolv_before = etcfiles.resolv_conf(engine, record)
+    endpoint = networks.connect(container.id, container.name, network.id, request)
+    bound: list[BoundPort] = []
+    try:
+        if not networks.published(container.id):
+            bound = networks.publish(container.id, attachment.bindings(record))
+        plan = networks.plan(endpoint)
+        await _tell_shim(engine, container, bound, endpoint=plan.to_json())
+    except BaseException:
+        if bound:
+            networks.unpublish(container.id)
+        networks.disconnect(container.id, network.id)
+        await asyncio.to_thread(plugging.unplug_veth, endpoint.host_ifname)
+        raise
+    finally:
+        for port in bound:
+            port.socket.close()
+    attachment.fill(settings, endpoint)
+    if bound:
+        attachment.set_ports(record, bound)
+    etcfiles.change_hosts(record, add=etcfiles.own_lines(record, [endpoint]))
+    etcfiles.change_resolv_conf(record, resolv_before, etcfiles.resolv_conf(engine, record))
+
+
+async def _unplug(engine: Engine, container: Container, network: NetworkRecord) -> None:
+    record, networks = container.record, engine.networks
+    endpoint = _endpoint_on(engine, container, network)
+    resolv_before = etcfiles.resolv_conf(engine, record)
+    plan = networks.plan(endpoint)
+    networks.disconnect(container.id, network.id)
+    is_veth = plan.kind == "veth"
+    change = {} if is_veth or not endpoint.addresses else {"unplug": plan.to_json()}
+    work = [_tell_shim(engine, container, (), **change)]
+    if is_veth and endpoint.host_ifname:
+        work.append(asyncio.to_thread(plugging.unplug_veth, endpoint.host_ifname))
+    await asyncio.gather(*work)
+    if not networks.published(container.id):
+        attachment.set_ports(record, ())
+    etcfiles.change_hosts(record, remove=etcfiles.own_lines(record, [endpoint]))
+    etcfiles.change_resolv_conf(record, resolv_before, etcfiles.resolv_conf(engine, record))
+
+
+async def _tell_shim(
+    engine: Engine, container: Container, bound: Any, **change: dict[str, Any]
+) -> None:
+    networks = engine.networks
+    if container.shim is None:
+        raise Conflict(f"container {container.id} is not running")
+    await container.shim.call(
+        "network",
+        [port.socket.fileno() for port in bound],
+        ports=attachment.port_messages(engine, container, bound),
+        gateways=[networks.plan(one).to_json() for one in networks.gateways_of(container.id)],
+        resolver=attachment.resolver(engine, container),
+        port_targets=networks.port_targets(container.id),
+        **change,
+    )
+
+
+def _endpoint_on(engine: Engine, container: Container, network: NetworkRecord) -> EndpointRecord:
+    for endpoint in engine.networks.members(network.id):
+        if endpoint.container_id == container.id:
+            return endpoint
+    raise InternalError(f"container {container.id} is not connected to network {network.name}")
