@@ -56,8 +56,8 @@ class Entry:
 class Stream:
     """Exact reads from an iterator of pieces."""
 
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces = pieces
+    def __init__(self, pieces: Iterator[bytes] | Iterator[memoryview]) -> None:
+        self._pieces: Iterator[bytes | memoryview] = pieces
         self._current = memoryview(b"")
 
     def take(self, count: int) -> bytes:
@@ -103,7 +103,7 @@ class Stream:
 class Reader:
     """Iterates over the members; the data of each is read with ``data`` or passed over."""
 
-    def __init__(self, pieces: Iterator[bytes]) -> None:
+    def __init__(self, pieces: Iterator[bytes] | Iterator[memoryview]) -> None:
         self._stream = Stream(pieces)
         self._unread = 0
         self._padding = 0

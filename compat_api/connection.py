@@ -13,6 +13,8 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 MAX_HELD = 64 << 10
+# Of an upload; with less the two ends keep waiting for each other.
+READ_AHEAD = 1 << 20
 
 # Tells hijack.py that the client itself did not ask for an upgrade.
 PLAIN_HEADER = "Longshore-Plain-Hijack"
@@ -61,6 +63,7 @@ def serve(handler: Any) -> Server:
         max_line_size=1 << 20,  # filters and build arguments travel in the query
         max_field_size=1 << 20,  # X-Registry-Config holds all of a user's credentials
         lingering_time=2.0,
+        read_bufsize=READ_AHEAD,
     )
 
 

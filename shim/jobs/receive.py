@@ -46,9 +46,11 @@ def put(root: Root, arguments: Message, fds: list[int]) -> Message:
     return {}
 
 
-def _pieces(fd: int) -> Iterator[bytes]:
-    while data := os.read(fd, PIECE):
-        yield data
+def _pieces(fd: int) -> Iterator[memoryview]:
+    """One buffer over and over: the tar reader is done with a piece when it asks for the next."""
+    buffer = memoryview(bytearray(PIECE))
+    while count := os.readv(fd, [buffer]):
+        yield buffer[:count]
 
 
 def _open_destination(root: Root, path: str, arguments: dict[str, str]) -> int:
