@@ -5,6 +5,7 @@ from __future__ import annotations
 from bench.job import Job
 from bench.jobs.churn import Churn
 from bench.jobs.command import Exec, RunBridge, RunNone, RunPublished
+from bench.jobs.files import Commit, CopyIn, CopyOut
 from bench.jobs.memory import Memory
 from bench.jobs.output import Attach, Logs
 from bench.jobs.scale import StartAmong
@@ -18,5 +19,8 @@ JOBS: tuple[type[Job], ...] = (
     StartAmong,
     Logs,
     Attach,
+    CopyIn,
+    CopyOut,
+    Commit,
     Memory,
 )
