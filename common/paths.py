@@ -82,3 +82,7 @@ class Paths:
     @property
     def seccomp(self) -> Path:
         return self.exec_root / "seccomp"
+
+    @property
+    def staging(self) -> Path:
+        return self.exec_root / "staging"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
+
 from common.errors import Unavailable
 from common.times import rfc3339_nano
 from compat_api.request import Request
@@ -67,15 +69,18 @@ def render(volume: pb.Volume) -> dict[str, Any]:
     # Volumes, unlike all else, have times without a fraction.
     created = rfc3339_nano(volume.created // 1_000_000_000 * 1_000_000_000)
     labels, options = dict(volume.labels), dict(volume.options)
-    return {
+    body = {
         "CreatedAt": created,
         "Driver": volume.driver,
         "Labels": labels if labels or volume.has_labels else None,
         "Mountpoint": volume.mountpoint,
         "Name": volume.name,
         "Options": options if options or volume.has_options else None,
-        "Scope": "local",
+        "Scope": volume.scope,
     }
+    if volume.status:
+        body["Status"] = orjson.loads(volume.status)
+    return body
 
 
 ROUTES = (

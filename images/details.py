@@ -36,6 +36,10 @@ class Details:
                 found.add(image_id)
         return frozenset(found)
 
+    def layer_directories(self, image: Image) -> list[Path]:
+        """The files of each layer, the top one first."""
+        return self._snapshots.lower_directories(image.chain_ids)
+
     def image_snapshot(self, image: Image) -> dict[str, str]:
         """GraphDriver.Data of an image: its layers' directories."""
         directories = self._snapshots.lower_directories(image.chain_ids)

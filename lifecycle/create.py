@@ -63,11 +63,15 @@ async def create(engine: Engine, request: pb.CreateContainerRequest) -> pb.Creat
             directory=os.fspath(engine.paths.container(container_id)),
             driver="overlay2",
         )
-        record.mounts.extend(
-            mountpoints.resolve(
-                config, host, engine.volumes, lambda ref: engine.containers.find(ref).record
-            )
+        undo.callback(engine.volumes.release, container_id)
+        sources = mountpoints.Sources(
+            container_id,
+            engine.volumes,
+            lambda reference: engine.containers.find(reference).record,
+            engine.images.resolve,
+            lambda image: engine.images.details.image_snapshot(image).get("MergedDir", ""),
         )
+        record.mounts.extend(await mountpoints.resolve(config, host, sources))
         if host.log_config.type == "json-file":
             record.log_path = f"{record.directory}/{container_id}-json.log"
         os.makedirs(record.directory, mode=0o710)
@@ -77,6 +81,7 @@ async def create(engine: Engine, request: pb.CreateContainerRequest) -> pb.Creat
         container = Container(record)
         engine.containers.add(container)
         undo.pop_all()
+        engine.volumes.release(container_id)
     engine.publish(container, "create")
     return pb.CreateContainerReply(id=container_id, warnings=warnings(host))
 

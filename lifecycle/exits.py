@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from common.errors import EngineError
-from lifecycle import health, status
+from lifecycle import health, status, volume_use
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle.container import Container, Outcome, describe, release
 from lifecycle.engine import Engine
@@ -92,8 +92,9 @@ async def exited(engine: Engine, container: Container, record: dict[str, Any]) -
         engine.containers.transition(container, pb.RESTARTING if restart else pb.EXITED)
         engine.containers.save_state(container)
         attributes = {"exitCode": str(state.exit_code), "execDuration": str(int(run_time))}
-        engine.publish(container, "die", attributes)
         release_network(engine, container)
+        await volume_use.unmount(engine, container)
+        engine.publish(container, "die", attributes)
         outcome = Outcome(state.exit_code)
         if restart:
             if run_time >= STEADY_SECONDS:

@@ -55,7 +55,7 @@ def boolean(filters: Filters, key: str) -> bool | None:
         return None
     verdicts = {_BOOLEANS.get(value.lower()) for value in values}
     if None in verdicts or len(verdicts) > 1:
-        raise InvalidArgument(f"invalid filter '{key}={list(values)}'")
+        raise InvalidArgument(f"invalid filter '{key}=[{' '.join(values)}]'")
     return verdicts.pop()
 
 

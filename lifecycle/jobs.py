@@ -11,14 +11,14 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from common.errors import Conflict, InternalError, Unavailable, from_code
 from images.model import Mount
-from lifecycle import mountpoints
+from lifecycle import mountpoints, volume_use
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle.container import Container
 from lifecycle.engine import Engine
@@ -74,26 +74,24 @@ async def _attempt(
     *,
     writes: bool,
 ) -> Message:
-    async with container.lock:
-        # Under the lock, so that a start either sees the writer or is over.
-        view = await _view(engine, container)
-        given = [*fds, view.pidfd] if view.pidfd >= 0 else fds
-        work = asyncio.ensure_future(
-            run_in(engine, container.id, kind, view.message, arguments, given)
-        )
-        if writes:
-            container.writers.add(work)
-    try:
-        return await work
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and not task.cancelling():
-            raise Conflict(f"container {container.id} was started meanwhile") from None
-        raise
-    finally:
-        container.writers.discard(work)
-        if view.pidfd >= 0:
-            os.close(view.pidfd)
+    async with AsyncExitStack() as held:
+        async with container.lock:
+            # Under the lock, so that a start either sees the writer or is over.
+            view = await _view(engine, container, held)
+            given = [*fds, view.pidfd] if view.pidfd >= 0 else fds
+            work = asyncio.ensure_future(
+                run_in(engine, container.id, kind, view.message, arguments, given)
+            )
+            held.callback(container.writers.discard, work)
+            if writes:
+                container.writers.add(work)
+        try:
+            return await work
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and not task.cancelling():
+                raise Conflict(f"container {container.id} was started meanwhile") from None
+            raise
 
 
 async def run_in(
@@ -145,12 +143,16 @@ async def settle(container: Container) -> None:
         await asyncio.wait(late)
 
 
-async def _view(engine: Engine, container: Container) -> View:
+async def _view(engine: Engine, container: Container, held: AsyncExitStack) -> View:
+    """``held`` gets what has to be given back when the job has ended."""
     if container.has_process:
-        return View({"running": True, "hidden": _hidden(container.record)}, _open_init(container))
+        pidfd = _open_init(container)
+        held.callback(os.close, pidfd)
+        return View({"running": True, "hidden": _hidden(container.record)}, pidfd)
     if container.ending is not None:
         await asyncio.shield(container.ending)
-    return View(stopped(engine, container))
+    staged = await held.enter_async_context(volume_use.lent(engine, container))
+    return View(stopped(engine, container, staged))
 
 
 def _hidden(record: pb.Container) -> list[str]:
@@ -177,10 +179,10 @@ def _open_init(container: Container) -> int:
     return pidfd
 
 
-def stopped(engine: Engine, container: Container) -> Message:
+def stopped(engine: Engine, container: Container, staged: Mapping[str, str]) -> Message:
     """What has to be mounted for a container without processes."""
     record = container.record
-    mounts = [item for item in mountpoints.oci_mounts(record) if item["type"] == "bind"]
+    mounts = [item for item in mountpoints.oci_mounts(record, staged) if item["type"] == "bind"]
     theirs = {item["destination"] for item in mounts}
     for name in FILES:
         source = f"{record.directory}/{name}"

@@ -1,4 +1,4 @@
-"""Library of lifecycle: what a container mounts besides its root: binds, volumes, tmpfs.
+"""Library of lifecycle: what a container mounts besides its root: binds, volumes, images, tmpfs.
 
 ``resolve`` is run at create: it reads every form in which Docker accepts mounts, makes the volumes
 that are missing, and says where everything is. ``oci_mounts`` is run at every start.
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from common.errors import InvalidArgument, NotSupported
+from images.model import Image
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle.spec_mounts import PROPAGATIONS
 from lifecycle.volumes import VolumeService
@@ -53,23 +54,29 @@ def parse_bind(text: str) -> Bind:
     return Bind(source, posixpath.normpath(destination), mode)
 
 
-def resolve(
-    config: pb.Config,
-    host: pb.HostConfig,
-    volumes: VolumeService,
-    find: Callable[[str], pb.Container],
-) -> list[pb.MountPoint]:
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where the container that is being made finds what it mounts."""
+
+    holder: str  # its id: volumes count as used by it from now on
+    volumes: VolumeService
+    find: Callable[[str], pb.Container]  # another container, of --volumes-from
+    find_image: Callable[[str], Image]
+    image_path: Callable[[Image], str]  # a name for where its files are
+
+
+async def resolve(config: pb.Config, host: pb.HostConfig, sources: Sources) -> list[pb.MountPoint]:
     """All mount points of a container to be created; missing volumes are made.
 
-    ``find`` looks up a container of --volumes-from. A destination given twice is Docker's error,
-    but what the user gives replaces what --volumes-from or the image brings.
+    A destination given twice is Docker's error, but what the user gives replaces what
+    --volumes-from or the image brings.
     """
     points: dict[str, pb.MountPoint] = {}
     for entry in host.volumes_from.values:
-        points.update((point.destination, point) for point in _from_container(entry, find))
+        points.update((point.destination, point) for point in _from_container(entry, sources.find))
     explicit: set[str] = set()
-    asked = [_from_bind(parse_bind(text), volumes, host) for text in host.binds.values]
-    asked += [_from_mount(mount, volumes) for mount in host.mounts]
+    asked = [await _from_bind(parse_bind(text), sources, host) for text in host.binds.values]
+    asked += [await _from_mount(mount, sources) for mount in host.mounts]
     for point in asked:
         if point.destination in explicit or point.destination in host.tmpfs:
             raise InvalidArgument(f"Duplicate mount point: {point.destination}")
@@ -78,28 +85,30 @@ def resolve(
     for text in config.volumes.values:
         destination = posixpath.normpath(text)
         if destination not in points and destination not in host.tmpfs:
-            points[destination] = _volume_point(volumes, "", destination, driver=host.volume_driver)
+            points[destination] = await _volume_point(
+                sources, "", destination, driver=host.volume_driver
+            )
     return list(points.values())
 
 
 def _from_container(entry: str, find: Callable[[str], pb.Container]) -> Iterable[pb.MountPoint]:
     reference, _, mode = entry.partition(":")
-    if mode not in ("", "ro", "rw", "z", "Z"):
-        raise InvalidArgument(f"invalid mode for volumes-from: {mode}")
+    if not set(filter(None, mode.split(","))) <= {"ro", "rw", "z", "Z", *PROPAGATIONS}:
+        raise InvalidArgument(f"invalid mode: {mode}")
     for point in find(reference).mounts:
         if point.type == "tmpfs":
             continue
         copied = pb.MountPoint()
         copied.CopyFrom(point)
-        copied.mode = mode
-        copied.read_write = point.read_write and mode != "ro"
+        copied.mode = ""
+        copied.read_write = point.read_write and "ro" not in mode.split(",")
         yield copied
 
 
-def _from_bind(bind: Bind, volumes: VolumeService, host: pb.HostConfig) -> pb.MountPoint:
+async def _from_bind(bind: Bind, sources: Sources, host: pb.HostConfig) -> pb.MountPoint:
     if bind.is_volume:
-        return _volume_point(
-            volumes,
+        return await _volume_point(
+            sources,
             bind.source,
             bind.destination,
             driver=host.volume_driver,
@@ -116,13 +125,13 @@ def _from_bind(bind: Bind, volumes: VolumeService, host: pb.HostConfig) -> pb.Mo
     )
 
 
-def _from_mount(mount: pb.Mount, volumes: VolumeService) -> pb.MountPoint:
+async def _from_mount(mount: pb.Mount, sources: Sources) -> pb.MountPoint:
     destination = posixpath.normpath(mount.target)
     if mount.type == "tmpfs":
         return pb.MountPoint(type="tmpfs", destination=destination, read_write=not mount.read_only)
     if mount.type == "volume":
-        return _volume_point(
-            volumes,
+        point = await _volume_point(
+            sources,
             mount.source,
             destination,
             driver=mount.volume.driver,
@@ -131,8 +140,22 @@ def _from_mount(mount: pb.Mount, volumes: VolumeService) -> pb.MountPoint:
             mode="z",
             read_write=not mount.read_only,
         )
+        point.subpath = mount.volume.subpath
+        return point
     if mount.type == "bind":
         return _bind_point(mount, destination)
+    if mount.type == "image":
+        image = sources.find_image(mount.source)
+        return pb.MountPoint(
+            type="image",
+            name=mount.source,
+            source=sources.image_path(image),
+            destination=destination,
+            read_write=not mount.read_only,
+            propagation="rprivate",
+            image_id=image.id,
+            subpath=mount.image.subpath,
+        )
     raise NotSupported(f'mounts of type "{mount.type}" are not supported')
 
 
@@ -150,8 +173,8 @@ def _bind_point(mount: pb.Mount, destination: str) -> pb.MountPoint:
     )
 
 
-def _volume_point(
-    volumes: VolumeService,
+async def _volume_point(
+    sources: Sources,
     name: str,
     destination: str,
     *,
@@ -161,20 +184,25 @@ def _volume_point(
     mode: str = "",
     read_write: bool = True,
 ) -> pb.MountPoint:
-    volume = volumes.create(name, driver=driver, options=options, labels=labels)
+    volume = await sources.volumes.create(
+        name, driver=driver, options=options, labels=labels, holder=sources.holder
+    )
     return pb.MountPoint(
         type="volume",
         name=volume.name,
-        source=os.fspath(volume.mountpoint),
+        source=sources.volumes.path(volume),
         destination=destination,
-        driver="local",
+        driver=volume.driver,
         mode=mode,
         read_write=read_write,
     )
 
 
-def oci_mounts(container: pb.Container) -> list[Json]:
-    """The mounts as the runtime makes them, with missing bind sources made as Docker makes them."""
+def oci_mounts(container: pb.Container, staged: Mapping[str, str]) -> list[Json]:
+    """The mounts as the runtime makes them, with missing bind sources made as Docker makes them.
+
+    ``staged`` says by destination what is mounted from elsewhere than its source (staging.py).
+    """
     host = container.host_config
     mounts = {posixpath.normpath(mount.target): mount for mount in host.mounts}
     result = [
@@ -186,17 +214,17 @@ def oci_mounts(container: pb.Container) -> list[Json]:
         if point.type == "tmpfs":
             result.append(_tmpfs(point.destination, _tmpfs_options(asked)))
         else:
-            result.append(_bind(point, asked))
+            source = staged.get(point.destination, point.source)
+            result.append(_bind(point, source, asked))
     return result
 
 
-def _bind(point: pb.MountPoint, asked: pb.Mount) -> Json:
-    source = point.source
+def _bind(point: pb.MountPoint, source: str, asked: pb.Mount) -> Json:
     if point.type == "bind" and not os.path.lexists(source):
         os.makedirs(source, mode=0o755, exist_ok=True)
     recursive = not asked.bind.non_recursive
     options = ["rbind" if recursive else "bind", point.propagation or "rprivate"]
-    if not point.read_write:
+    if not point.read_write or point.type == "image":
         plain = asked.bind.read_only_non_recursive or not recursive
         options.append("ro" if plain else "rro")
     return {

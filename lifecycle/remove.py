@@ -29,10 +29,12 @@ async def remove_locked(engine: Engine, container: Container, *, volumes: bool) 
         await abandon(container)
     release_network(engine, container)
     engine.containers.remove(container)
+    if volumes:
+        await _delete_anonymous_volumes(engine, container)
     engine.publish(container, "destroy")
     release(container.removal_waiters, Outcome(container.record.state.exit_code))
     release(container.exit_waiters, Outcome(container.record.state.exit_code))
-    engine.spawn(_delete_files(engine, container, volumes), f"cleaning of {describe(container)}")
+    engine.spawn(_delete_files(engine, container), f"cleaning of {describe(container)}")
 
 
 async def abandon(container: Container) -> None:
@@ -43,13 +45,11 @@ async def abandon(container: Container) -> None:
             await shim.call("abandon")
 
 
-async def _delete_files(engine: Engine, container: Container, volumes: bool) -> None:
+async def _delete_files(engine: Engine, container: Container) -> None:
     await previous_run(container)
     discard_bundle(engine.paths.shim(container.id))
     await engine.images.remove_container(container.id)
     await asyncio.to_thread(_delete_directory, engine.paths.container(container.id))
-    if volumes:
-        await _delete_anonymous_volumes(engine, container)
 
 
 def _delete_directory(directory: Path) -> None:
@@ -62,10 +62,12 @@ async def _delete_anonymous_volumes(engine: Engine, container: Container) -> Non
         if point.type != "volume":
             continue
         try:
-            if engine.volumes.get(point.name).anonymous:
+            if (await engine.volumes.get(point.name)).anonymous:
                 await engine.volumes.remove(point.name)
         except (NotFound, Conflict):
             continue  # another container has it, or it is gone already
+        except EngineError as error:
+            log.warning("removing volume %s of %s: %s", point.name, describe(container), error)
 
 
 async def remove(engine: Engine, container: Container, *, force: bool, volumes: bool) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from common.errors import EngineError
 from common.ids import FULL_ID
-from lifecycle import exits, health, operations, status
+from lifecycle import exits, health, operations, staging, status, volume_use
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle.container import Container, describe
 from lifecycle.engine import Engine
@@ -40,7 +40,10 @@ async def restore(engine: Engine) -> None:
     lost = [(item, record) for item, record in zip(was_up, found, strict=True) if record]
     live = {item.id for item in was_up} - {item.id for item, _ in lost}
     engine.networks.restore(live)
+    volume_use.adopt(engine, live)
+    staging.sweep(engine)
     await asyncio.to_thread(_sweep, engine, live)
+    await engine.volumes.sweep()
     for item, record in lost:
         await exits.exited(engine, item, record)
         discard_bundle(engine.paths.shim(item.id))
@@ -111,7 +114,6 @@ def _sweep(engine: Engine, live: set[str]) -> None:
     for directory in _ids_in(engine.paths.data_root / "containers"):
         if directory.name not in engine.containers:
             shutil.rmtree(directory)
-    engine.volumes.sweep()
 
 
 def _ids_in(parent: Path) -> list[Path]:

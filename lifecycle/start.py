@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import socket
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,16 @@ from typing import Any
 import orjson
 
 from common.errors import Conflict, EngineError, InvalidArgument
-from lifecycle import attachment, health, jobs, mountpoints, security, spec
+from lifecycle import (
+    attachment,
+    health,
+    jobs,
+    mountpoints,
+    security,
+    spec,
+    staging,
+    volume_use,
+)
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle._pb.containers_pb2 import Ulimit
 from lifecycle.container import Container, Outcome, release
@@ -72,6 +82,7 @@ async def start_locked(engine: Engine, container: Container) -> None:
         await _start(engine, container, shim_task)
     except BaseException as error:
         release_network(engine, container)
+        await volume_use.unmount(engine, container)
         await _discard_shim(engine, container, shim_task)
         if isinstance(error, EngineError):
             raise await _start_failed(engine, container, error) from error
@@ -81,11 +92,14 @@ async def start_locked(engine: Engine, container: Container) -> None:
 async def _start(engine: Engine, container: Container, shim_task: asyncio.Future[Shim]) -> None:
     record = container.record
     sockets: list[socket.socket] = []
+    staged: dict[str, str] = {}
     try:
+        await volume_use.mount(engine, container)
+        staged = staging.mount(engine, container)
         network = attachment.attach(engine, container, sockets)
         bundle = engine.paths.shim(container.id)
         (bundle / "rootfs").mkdir(mode=0o700, parents=True, exist_ok=True)
-        around = _surroundings(engine, container)
+        around = _surroundings(engine, container, staged)
         (bundle / "config.json").write_bytes(orjson.dumps(spec.build(record, around)))
         shim = await shim_task
         await attachment.send_surplus_ports(shim, sockets, network)
@@ -104,6 +118,7 @@ async def _start(engine: Engine, container: Container, shim_task: asyncio.Future
             **network,
         )
     finally:
+        staging.unmount(engine, staged)  # the container has mounts of its own
         for item in sockets:
             item.close()
     _started(engine, container, answer)
@@ -178,13 +193,15 @@ def release_network(engine: Engine, container: Container) -> None:
     attachment.detach(engine, container)
 
 
-def _surroundings(engine: Engine, container: Container) -> spec.Surroundings:
+def _surroundings(
+    engine: Engine, container: Container, staged: Mapping[str, str]
+) -> spec.Surroundings:
     record = container.record
     options = engine.options
     host = record.host_config
     chosen = security.parse(host.security_opt.values)
     return spec.Surroundings(
-        mounts=mountpoints.oci_mounts(record),
+        mounts=mountpoints.oci_mounts(record, staged),
         files=attachment.files(engine, container),
         namespaces=_joined(engine, host),
         shm_path=_joined_shm(engine, host),

@@ -14,15 +14,16 @@ import os
 import posixpath
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.errors import EngineError, InternalError
 from common.fileparts import get_xattrs, set_xattrs
 from lifecycle import jobs, mountpoints
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle.engine import Engine
-from lifecycle.volumes import Volume
 from runtime.rootpath import ONE_NAME
 from runtime.syscalls import openat2
 
@@ -40,6 +41,9 @@ class Attributes:
     xattrs: dict[bytes, bytes]
 
 
+UNCLEAR = Attributes(-1, -1, 0, {})
+
+
 class Unclear(Exception):
     """There is content, or a link: only the mounted image tells."""
 
@@ -48,18 +52,46 @@ async def fill(engine: Engine, record: pb.Container, find: Callable[[str], pb.Co
     """``find`` looks up a container of --volumes-from, whose volumes are not new."""
     layers: list[Path] | None = None
     for point in wanted(record, find):
-        volume = engine.volumes.get(point.name)
-        if volume.options or not _is_empty(volume):
-            continue
         if layers is None:
             layers = engine.images.details.container_lower(record.id)
         try:
             found = look_up(layers, point.destination)
         except Unclear:
-            await _copy(engine, record.id, volume, point.destination)
-            continue
+            found = UNCLEAR
         if found is not None:
-            _adopt(volume, found)
+            async with _mounted(engine, record, point) as directory:
+                await _fill(engine, record, point, directory, found)
+
+
+@asynccontextmanager
+async def _mounted(
+    engine: Engine, record: pb.Container, point: pb.MountPoint
+) -> AsyncIterator[Path]:
+    """Where the volume's files are: a device, or a plugin's, is there only while it is used."""
+    user = f"{record.id}:{point.destination}:content"
+    try:
+        directory = await engine.volumes.mount(point.name, user)
+    except EngineError as error:
+        text = f"error while mounting volume '{point.source}': {error}"
+        raise InternalError(text) from error
+    try:
+        yield Path(directory)
+    finally:
+        await engine.volumes.unmount(point.name, user)
+
+
+async def _fill(
+    engine: Engine, record: pb.Container, point: pb.MountPoint, directory: Path, found: Attributes
+) -> None:
+    if not _is_empty(directory):
+        return
+    if found is not UNCLEAR:
+        _adopt(directory, found)
+        return
+    volume = await engine.volumes.get(point.name)
+    async with volume.lock:
+        if _is_empty(directory):  # else another container was created at the same time
+            await _copy(engine, record.id, directory, point.destination)
 
 
 def wanted(record: pb.Container, find: Callable[[str], pb.Container]) -> Iterator[pb.MountPoint]:
@@ -80,13 +112,13 @@ def wanted(record: pb.Container, find: Callable[[str], pb.Container]) -> Iterato
             yield point
 
 
-def _is_empty(volume: Volume) -> bool:
-    with os.scandir(volume.mountpoint) as entries:
+def _is_empty(directory: Path) -> bool:
+    with os.scandir(directory) as entries:
         return next(entries, None) is None
 
 
-def _adopt(volume: Volume, found: Attributes) -> None:
-    fd = os.open(volume.mountpoint, _DIRECTORY | os.O_CLOEXEC)
+def _adopt(directory: Path, found: Attributes) -> None:
+    fd = os.open(directory, _DIRECTORY | os.O_CLOEXEC)
     try:
         about = os.fstat(fd)
         if (about.st_uid, about.st_gid) != (found.uid, found.gid):
@@ -98,21 +130,18 @@ def _adopt(volume: Volume, found: Attributes) -> None:
         os.close(fd)
 
 
-async def _copy(engine: Engine, container_id: str, volume: Volume, destination: str) -> None:
-    async with volume.lock:
-        if not _is_empty(volume):
-            return  # another container was created at the same time
-        fd = os.open(volume.mountpoint, _DIRECTORY | os.O_CLOEXEC)
-        try:
-            view = jobs.layers(engine, container_id)
-            arguments = {"path": destination}
-            await jobs.run_in(engine, container_id, "copy-up", view, arguments, [fd])
-        except BaseException:
-            # Half of the content would be taken for all of it by the next container.
-            await asyncio.to_thread(_empty, volume.mountpoint)
-            raise
-        finally:
-            os.close(fd)
+async def _copy(engine: Engine, container_id: str, directory: Path, destination: str) -> None:
+    fd = os.open(directory, _DIRECTORY | os.O_CLOEXEC)
+    try:
+        view = jobs.layers(engine, container_id)
+        arguments = {"path": destination}
+        await jobs.run_in(engine, container_id, "copy-up", view, arguments, [fd])
+    except BaseException:
+        # Half of the content would be taken for all of it by the next container.
+        await asyncio.to_thread(_empty, directory)
+        raise
+    finally:
+        os.close(fd)
 
 
 def _empty(directory: Path) -> None:

@@ -193,6 +193,7 @@ for _name, _types in {
     "unshare": [c_int],
     "setns": [c_int, c_int],
     "pivot_root": [c_char_p, c_char_p],
+    "mount": [c_char_p, c_char_p, c_char_p, c_ulong, c_char_p],
     "umount2": [c_char_p, c_int],
     "sethostname": [c_char_p, ctypes.c_size_t],
     "setdomainname": [c_char_p, ctypes.c_size_t],
@@ -342,6 +343,12 @@ def fstatfs_type(fd: int) -> int:
 
 def pivot_root(new_root: str, put_old: str) -> None:
     check(_libc.pivot_root(os.fsencode(new_root), os.fsencode(put_old)), "pivot_root", new_root)
+
+
+def mount(source: str, target: str, filesystem: str, flags: int, data: str) -> None:
+    """For mounts on the host only; inside a root file system, descriptors say what is meant."""
+    arguments = [os.fsencode(text) for text in (source, target, filesystem)]
+    check(_libc.mount(*arguments, flags, os.fsencode(data)), "mount", target)
 
 
 def umount(path: str, flags: int = 0) -> None:

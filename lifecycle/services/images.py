@@ -195,9 +195,9 @@ class Images(ImagesServicer):
         """Which containers have which image."""
         use: dict[str, list[Use]] = {}
         for container in self._engine.containers:
-            use.setdefault(container.record.image_id, []).append(
-                Use(container.id, container.has_process)
-            )
+            mounted = {point.image_id for point in container.record.mounts if point.image_id}
+            for image_id in {container.record.image_id, *mounted}:
+                use.setdefault(image_id, []).append(Use(container.id, container.has_process))
         return use
 
     def _describe(self, image: Image, use: dict[str, list[Use]]) -> pb.Image:

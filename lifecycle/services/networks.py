@@ -130,19 +130,19 @@ class Volumes(VolumesServicer):
         self._volumes = engine.volumes
 
     async def Create(self, request: pb.CreateVolumeRequest, context: Context) -> pb.Volume:
-        volume = self._volumes.create(
+        volume = await self._volumes.create(
             request.name,
             driver=request.driver,
-            options=dict(request.options) or None,
-            labels=dict(request.labels) or None,
+            options=dict(request.options) if request.has_options else None,
+            labels=dict(request.labels) if request.has_labels else None,
         )
         return await self._volumes.describe(volume)
 
     async def Get(self, request: pb.VolumeRef, context: Context) -> pb.Volume:
-        return await self._volumes.describe(self._volumes.get(request.name))
+        return await self._volumes.describe(await self._volumes.get(request.name))
 
     async def List(self, request: pb.ListVolumesRequest, context: Context) -> pb.VolumeList:
-        found = self._volumes.list_all(request.filters)
+        found = await self._volumes.list_all(request.filters)
         return pb.VolumeList(volumes=[await self._volumes.describe(item) for item in found])
 
     async def Remove(self, request: pb.RemoveVolumeRequest, context: Context) -> Empty:

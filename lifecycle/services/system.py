@@ -86,7 +86,7 @@ class System(SystemServicer):
             ):
                 usage.containers_rw[container.id] = size
         if everything or request.volumes:
-            for volume in engine.volumes.list_all(()):
+            for volume in await engine.volumes.list_all(()):
                 described = await engine.volumes.describe(volume, usage=True)
                 usage.volumes.add(
                     name=volume.name, size=described.size, ref_count=described.ref_count
