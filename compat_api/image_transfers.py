@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
-from common.errors import InternalError, InvalidArgument
+from common.errors import InternalError, InvalidArgument, PermissionDenied
 from compat_api import reference
 from compat_api.progress import send_all
 from compat_api.request import Request
@@ -19,6 +19,7 @@ from lifecycle._pb import images_pb2 as pb
 from lifecycle._pb import types_pb2
 
 TAR = "application/x-tar"
+RESERVED = ("scratch", "library/scratch", "docker.io/library/scratch")
 
 
 async def create(request: Request) -> Answer:
@@ -34,6 +35,8 @@ async def pull(request: Request) -> Answer:
     # "pull --all-tags" of some clients leaves the colon behind.
     name = request.text("fromImage").removesuffix(":")
     tag = request.text("tag")
+    if reference.bare(name) in RESERVED:
+        raise PermissionDenied(f"'{reference.bare(name)}' is a reserved name")
     call = request.engine.images.Pull(
         pb.PullRequest(
             reference=reference.join(name, tag),

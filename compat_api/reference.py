@@ -11,6 +11,7 @@ import orjson
 
 from common.errors import InvalidArgument
 
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _DIGEST = re.compile(r"[a-z0-9]+(?:[.+_-][a-z0-9]+)*:[0-9a-fA-F]{32,}")
 
 
@@ -30,6 +31,12 @@ def bare(name: str) -> str:
 
 def is_bare(name: str) -> bool:
     return bare(name) == name
+
+
+def check_tag(tag: str) -> str:
+    if tag and not _TAG.fullmatch(tag):
+        raise InvalidArgument("invalid tag format")
+    return tag
 
 
 def one_platform(texts: list[str]) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from fnmatch import translate
 
 from common.errors import InternalError, InvalidArgument
 from images import reference
@@ -23,6 +23,12 @@ _LIST = frozenset(("dangling", "label", "label!", "before", "since", "reference"
 _PRUNE = frozenset(("dangling", "label", "label!", "until"))
 _TIME = re.compile(
     r"(\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2})(?:\.(\d+))?(Z|[+-]\d{2}:\d{2})", re.IGNORECASE
+)
+
+
+# A star, a question mark, a class of characters, an escaped character, or any other.
+_PATTERN = re.compile(
+    r"\*|\?|\[(?P<not>\^)?(?P<class>(?:[^\\\[\]]|\\.)+)\]|\\.|[^\\*?\[]", re.DOTALL
 )
 
 
@@ -43,7 +49,8 @@ def select(
         chosen = [image for image in chosen if created_ns(image) > limit]
     patterns = filters.get("reference", ())
     if patterns:
-        chosen = [image for image in chosen if _matching_tags(image, patterns)]
+        named = (_only_matching(image, patterns) for image in chosen)
+        chosen = [image for image in named if image.repo_tags or image.repo_digests]
     return sorted(chosen, key=created_ns, reverse=True)
 
 
@@ -76,17 +83,34 @@ def parse_time(text: str) -> int:
 
 
 def matches_reference(pattern: str, name: str) -> bool:
-    """Docker's path.Match on the familiar name, with its tag or without."""
-    expression = re.compile(translate(pattern).replace(".*", "[^/]*"))
-    return bool(expression.fullmatch(name))
+    """As Go's path.Match, which Docker uses."""
+    expression, at = "", 0
+    while at < len(pattern):
+        match = _PATTERN.match(pattern, at)
+        if match is None:
+            raise InternalError("syntax error in pattern")
+        at = match.end()
+        if match["class"]:
+            expression += f"[{'^' if match['not'] else ''}{match['class']}]"
+        else:
+            expression += {"*": "[^/]*", "?": "[^/]"}.get(match[0], re.escape(match[0][-1]))
+    return re.fullmatch(expression, name) is not None
 
 
-def _matching_tags(image: Image, patterns: Sequence[str]) -> bool:
-    for name in (*image.repo_tags, *image.repo_digests):
-        bare = reference.parse(name).familiar_name
-        if any(matches_reference(p, name) or matches_reference(p, bare) for p in patterns):
-            return True
-    return False
+def _only_matching(image: Image, patterns: Sequence[str]) -> Image:
+    """The image with those of its names that match, with their tag or without it."""
+
+    def matching(names: Sequence[str]) -> tuple[str, ...]:
+        found = []
+        for name in names:
+            bare = reference.parse(name).familiar_name
+            if any(matches_reference(p, name) or matches_reference(p, bare) for p in patterns):
+                found.append(name)
+        return tuple(found)
+
+    return replace(
+        image, repo_tags=matching(image.repo_tags), repo_digests=matching(image.repo_digests)
+    )
 
 
 def _common(images: Iterable[Image], filters: Filters) -> list[Image]:
@@ -135,7 +159,7 @@ def flag(filters: Filters, name: str) -> bool | None:
     if not values:
         return None
     meaning = {"1": True, "true": True, "t": True, "0": False, "false": False, "f": False}
-    if values[0].lower() not in meaning:
+    if len(values) > 1 or values[0].lower() not in meaning:
         raise InvalidArgument(f"invalid filter '{name}=[{' '.join(values)}]'")
     return meaning[values[0].lower()]
 

@@ -7,6 +7,7 @@ Everything here is immutable. JSON (image configurations, manifests) is parsed i
 from __future__ import annotations
 
 import platform as host
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from common.errors import InvalidArgument
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+_COMPONENT = re.compile("[A-Za-z0-9_.-]+")
 _SYNONYMS = {
     "x86_64": "amd64",
     "x86-64": "amd64",
@@ -40,8 +42,14 @@ class Platform:
     def parse(cls, text: str) -> Platform:
         """``os[/architecture[/variant]]``, or an architecture alone, as clients write it."""
         parts = text.lower().split("/")
-        if len(parts) > 3 or not all(parts):
-            raise InvalidArgument(f'"{text}": unknown operating system or architecture')
+        for part in parts:
+            if not _COMPONENT.fullmatch(part):
+                raise InvalidArgument(
+                    f'"{part}" is an invalid component of "{text}": platform specifier component'
+                    f' must match "^{_COMPONENT.pattern}$": invalid argument'
+                )
+        if len(parts) > 3:
+            raise InvalidArgument(f'"{text}": cannot parse platform specifier: invalid argument')
         if len(parts) == 1 and parts[0] != "linux":
             parts.insert(0, "linux")
         architecture = parts[1] if len(parts) > 1 else cls.of_host().architecture

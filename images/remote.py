@@ -10,7 +10,7 @@ import asyncio
 from http import HTTPStatus
 from typing import Any
 
-from common.errors import EngineError, InternalError, Unauthenticated
+from common.errors import EngineError, InternalError, NotFound, Unauthenticated
 from images import config, manifest, reference
 from images.content import DigestMismatch, digest_of
 from images.endpoints import RegistryOptions, endpoints
@@ -88,7 +88,11 @@ async def inspect(operation: Operation) -> dict[str, Any]:
     try:
         return await ask(wanted, auth, options, look)
     except RegistryError as e:
-        raise translate(e, wanted) from e
+        if e.status == 404:
+            raise NotFound(str(e)) from e
+        if e.status in (401, 403):
+            raise Unauthenticated(str(e)) from e
+        raise
 
 
 def _parse(operation: Operation) -> tuple[Reference, AuthConfig | None, RegistryOptions]:

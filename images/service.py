@@ -120,7 +120,7 @@ class ImageService:
         image = self.resolve(name)
         wanted = reference.parse(target)
         if wanted.digest is not None:
-            raise InvalidArgument("refusing to create a tag with a digest reference")
+            raise InvalidArgument("cannot import digest reference")
         wanted = wanted.with_default_tag()
         with self._database.transaction():
             self._store.set_tag(wanted, image.id)
