@@ -7,6 +7,7 @@ import http.client
 import io
 import json
 import socket
+import ssl
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,13 +22,6 @@ CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
 LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 LAYER_GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 
-CONFIG = """\
-version: 0.1
-log: {{level: error}}
-storage: {{filesystem: {{rootdirectory: {root}}}, delete: {{enabled: true}}}}
-http: {{addr: "127.0.0.1:{port}"}}
-"""
-
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -36,15 +30,37 @@ def free_port() -> int:
 
 
 class Registry:
-    def __init__(self, directory: Path) -> None:
+    """``auth`` and ``tls`` are sections of its configuration file; tls is of ``http``."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        auth: Mapping[str, Any] | None = None,
+        tls: Mapping[str, Any] | None = None,
+        host: str = "127.0.0.1",
+    ) -> None:
         self.directory = directory
+        self._auth, self._tls = auth, tls
         self.port = free_port()
-        self.address = f"127.0.0.1:{self.port}"
+        self.host, self.address = host, f"{host}:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        http_section: dict[str, Any] = {"addr": self.address}
+        if self._tls:
+            http_section["tls"] = dict(self._tls)
+        root = str(self.directory / "data")
+        sections: dict[str, Any] = {
+            "version": 0.1,
+            "log": {"level": "error"},
+            "storage": {"filesystem": {"rootdirectory": root}, "delete": {"enabled": True}},
+            "http": http_section,
+        }
+        if self._auth:
+            sections["auth"] = dict(self._auth)
         config = self.directory / "config.yml"
-        config.write_text(CONFIG.format(root=self.directory / "data", port=self.port))
+        config.write_text(json.dumps(sections))  # JSON is YAML
         with (self.directory / "registry.log").open("wb") as log:
             self.process = subprocess.Popen(
                 [tool("docker-registry", "usr/bin/docker-registry"), "serve", config],
@@ -55,10 +71,10 @@ class Registry:
         polling.until(self._responds, "docker-registry to answer")
 
     def _responds(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        connection = self._connect()
         try:
             connection.request("GET", "/v2/")
-            return connection.getresponse().status == 200
+            return connection.getresponse().status in (200, 401)
         except OSError:
             return False
         finally:
@@ -111,6 +127,15 @@ class Registry:
         target = location[location.index("/v2/") :] + f"{separator}digest={quote(digest)}"
         self._call("PUT", target, data, {"Content-Length": str(size)})
 
+    def _connect(self) -> http.client.HTTPConnection:
+        if self._tls is None:
+            return http.client.HTTPConnection(self.host, self.port, timeout=120)
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        if "clientcas" in self._tls:
+            context.load_cert_chain(self.directory / "client.cert", self.directory / "client.key")
+        return http.client.HTTPSConnection(self.host, self.port, timeout=120, context=context)
+
     def _call(
         self,
         method: str,
@@ -118,7 +143,7 @@ class Registry:
         body: IO[bytes] | bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> http.client.HTTPResponse:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        connection = self._connect()
         try:
             connection.request(method, target, body, dict(headers or {}))
             answer = connection.getresponse()

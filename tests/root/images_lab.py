@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from common.database import Database
+from images.endpoints import RegistryOptions
 from images.model import Image, Progress
 from images.service import ImageService
 
@@ -16,10 +17,12 @@ CONTAINER = "c0ffee" + "0" * 58
 
 
 @asynccontextmanager
-async def service(data_root: Path, *, worker_idle: float = 60.0) -> AsyncIterator[ImageService]:
+async def service(
+    data_root: Path, *, worker_idle: float = 60.0, registries: RegistryOptions | None = None
+) -> AsyncIterator[ImageService]:
     os.makedirs(data_root, exist_ok=True)
     with contextlib.closing(Database(data_root / "meta.db")) as database:
-        images = ImageService(data_root, database, worker_idle=worker_idle)
+        images = ImageService(data_root, database, worker_idle=worker_idle, registries=registries)
         await images.open()
         try:
             yield images

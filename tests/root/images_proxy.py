@@ -23,6 +23,7 @@ class Proxy:
         self.cut_after: int | None = None  # once
         self.stall_after: int | None = None
         self.corrupt = False
+        self.busy: list[int] = []  # statuses to answer with first, and to try again after
         self.redirect_blobs_to: str | None = None
         self.basic_auth = False
         self.auth_config = AuthConfig(username="user", password="secret")
@@ -66,6 +67,9 @@ class _Handler(BaseHTTPRequestHandler):
         proxy.authorizations.append(self.headers.get("Authorization"))
         if proxy.basic_auth and self.headers.get("Authorization") != proxy.expected_authorization:
             self._plain(401, {"WWW-Authenticate": 'Basic realm="lab"'})
+            return
+        if proxy.busy and "/blobs/" in self.path:
+            self._plain(proxy.busy.pop(0), {"Retry-After": "1"})
             return
         if "/blobs/" in self.path and proxy.redirect_blobs_to:
             self._plain(307, {"Location": f"http://{proxy.redirect_blobs_to}{self.path}"})

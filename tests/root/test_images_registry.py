@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from common.errors import EngineError, InternalError, NotFound, Unavailable
+from images.endpoints import RegistryOptions
+from images.manifest import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST
 from images.model import Progress
 from images.service import ImageService
-from tests.archives import Layer, docker_archive
+from tests.archives import Layer, docker_archive, image_config
 from tests.registry import Registry, free_port
 from tests.root.images_lab import layer_directory, leftovers, load, service
 from tests.root.images_proxy import Proxy
@@ -192,3 +196,86 @@ async def test_credentials_stay_with_their_registry(
         proxy.basic_auth = True
         with pytest.raises(NotFound, match=r"pull access denied for .*docker login"):
             await images.exchange.pull(name, progress=lambda _line: None)
+
+
+async def test_busy_registry(root: Path, registry: Registry, proxy: Proxy) -> None:
+    async with service(root) as images:
+        await pushed(images, registry, "lab/busy")
+        proxy.busy = [429, 503]
+        begun = time.monotonic()
+        await images.exchange.pull(f"{proxy.address}/lab/busy", progress=lambda _line: None)
+        assert not proxy.busy
+        assert time.monotonic() - begun > 1, "Retry-After was not heeded"
+
+
+async def test_mirror_without_the_image(tmp_path: Path, root: Path, registry: Registry) -> None:
+    """What one mirror does not have, the next one may."""
+    layer = Layer().file("hello", "second").tar()
+    (tmp_path / "empty").mkdir()
+    empty = Registry(tmp_path / "empty")
+    empty.start()
+    registry.put("library/second:1", [layer], [layer])
+    options = RegistryOptions(mirrors=(f"http://{empty.address}", f"http://{registry.address}"))
+    try:
+        async with service(root, registries=options) as images:
+            await images.exchange.pull("second:1", progress=lambda _line: None)
+            with pytest.raises(NotFound, match="manifest for second:2 not found"):
+                await images.exchange.pull("second:2", progress=lambda _line: None)
+    finally:
+        empty.stop()
+
+
+async def test_all_tags(root: Path, registry: Registry) -> None:
+    name = f"{registry.address}/lab/tags"
+    async with service(root) as images:
+        for tag in ("1", "2", "3"):
+            await load(images, docker_archive([f"{name}:{tag}"], [Layer().file("x", tag).tar()]))
+        pushed_tags = await images.exchange.push_all(name, progress=lambda _line: None)
+        assert [one.tag for one in pushed_tags] == ["1", "2", "3"]
+        for tag in ("1", "2", "3"):
+            await images.remove(f"{name}:{tag}", force=True, no_prune=False, in_use=lambda _id: [])
+        lines: list[str] = []
+        pulled = await images.exchange.pull_all(
+            name, progress=lambda line: lines.append(line.status)
+        )
+        assert {one.reference for one in pulled} == {f"{name}:{tag}" for tag in ("1", "2", "3")}
+        assert {one.digest for one in pulled} == {one.digest for one in pushed_tags}
+        assert lines[-1] == f"Status: Downloaded newer image for {name}"
+
+
+async def test_index_is_kept_whole(root: Path, registry: Registry) -> None:
+    """Of several platforms one is pulled; the digest is the index's, and so is what is kept."""
+    entries = []
+    for architecture in ("arm64", "amd64"):
+        layer = Layer().file("architecture", architecture).tar()
+        config = json.loads(image_config([layer], {}))
+        config["architecture"] = architecture
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "config": registry.put_blob("lab/index", json.dumps(config).encode(), OCI_CONFIG),
+            "layers": [registry.put_blob("lab/index", layer, OCI_LAYER)],
+        }
+        entry = registry.put_manifest("lab/index", json.dumps(manifest).encode(), OCI_MANIFEST)
+        entries.append({**entry, "platform": {"os": "linux", "architecture": architecture}})
+    index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
+    data = json.dumps(index, indent=3).encode()
+    digest = registry.put_manifest("lab/index:1", data, OCI_INDEX)["digest"]
+    name = f"{registry.address}/lab/index:1"
+    async with service(root) as images:
+        remote = await images.exchange.inspect_remote(name)
+        assert (remote.digest, remote.media_type) == (digest, OCI_INDEX)
+        assert remote.platforms == ("linux/arm64", "linux/amd64")
+        pulled = await images.exchange.pull(name, progress=lambda _line: None)
+        assert pulled.digest == digest
+        assert str(pulled.image.platform) == "linux/amd64"
+        kept = root / "content" / "sha256" / digest.removeprefix("sha256:")
+        assert kept.read_bytes() == data
+        with pytest.raises(NotFound, match=r"was found but its platform \(linux/amd64\) does not"):
+            images.resolve(name, "linux/arm64")
+        other = await images.exchange.pull(
+            name, platform="linux/arm64", progress=lambda _line: None
+        )
+        assert str(other.image.platform) == "linux/arm64"
+        assert images.resolve(name, "linux/arm64").id == other.image.id
+        assert images.resolve(pulled.image.id).repo_tags == ()
