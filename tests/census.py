@@ -23,13 +23,14 @@ from pyroute2 import IPRoute
 from tests import polling
 
 CGROUPS = Path("/sys/fs/cgroup")
-LINK = re.compile(r"ve[0-9a-f]{11}|lsb.*")
 PROCESS = re.compile(r"longshore")
 # They end by themselves some time after the last transfer.
 IDLE_WORKERS = ("longshore-images", "longshore-unpack")
 DAEMON = re.compile(r"longshored|longshore-(lifecycle|zygote|shim [0-9a-f]{12})")
 DEFAULT_ROOT = "/run/longshore"
-TEST_BRIDGE = "lsb"
+# The bridges of this process's engines; other test runs may be under way.
+TEST_BRIDGE = f"lsb{os.getpid() % 10**7}n"
+LINK = re.compile(rf"ve[0-9a-f]{{11}}|{TEST_BRIDGE}.*")
 NFT_JSON = 1 << 4
 
 

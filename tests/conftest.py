@@ -81,14 +81,11 @@ def engine(
     if FOREIGN:
         instance = Engine(Path(FOREIGN.removeprefix("unix://")), tmp_path_factory.mktemp("foreign"))
         assert instance.responds(), f"nothing answers on {FOREIGN}"
-        undo: list[str] = []
     else:
         instance = own = make_engine("--registry-mirror", f"http://{registry.address}")
-        undo = census.accept_forwarding(own.bridge)
+        own.firewall_undo = census.accept_forwarding(own.bridge)
     instance.load_busybox()
     yield instance
     if FOREIGN:
         instance.api("DELETE", f"/images/{BUSYBOX}")
-    for command in undo:
-        census.nft(command)
     instance.close()

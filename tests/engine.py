@@ -155,7 +155,7 @@ class OwnEngine(Engine):
         self.base = scratch / f"engine{number}"
         self.data_root = self.base / "data"
         self.exec_root = Path(f"/run/longshore-test-{os.getpid()}-{number}")
-        self.bridge = f"lsb{os.getpid() % 10**7}n{number}"
+        self.bridge = f"{census.TEST_BRIDGE}{number}"
         self.bip = f"10.{200 + os.getpid() % 50}.{number}.1/24"
         self.log = self.base / "engine.log"
         self.config = self.base / "daemon.json"
@@ -164,6 +164,7 @@ class OwnEngine(Engine):
         self.config.write_text("{}")
         self.flags = flags
         self.tables: set[tuple[str, str]] = set()
+        self.firewall_undo: list[str] = []
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -314,6 +315,9 @@ class OwnEngine(Engine):
             containers = self.data_root / "containers"
             if containers.exists():
                 census.remove_cgroups(path.name for path in containers.iterdir())
+            for command in self.firewall_undo:
+                census.nft(command)
+            self.firewall_undo = []
             census.remove_link(self.bridge)
             census.remove_tables(self.tables)
             shutil.rmtree(self.exec_root, ignore_errors=True)
