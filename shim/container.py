@@ -29,9 +29,8 @@ class Started:
 
 
 class Container(Protocol):
-    @property
-    def process(self) -> Process:
-        """The container's own process as config.json has it."""
+    def terminal(self) -> bool:
+        """Whether the container's own process has one; asked once, and first."""
 
     def create(self, stdio: Descriptors | None) -> Started: ...
     def start(self) -> None: ...

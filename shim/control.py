@@ -17,7 +17,7 @@ from pathlib import Path
 from common.errors import EngineError, InternalError, InvalidArgument
 from runtime.errors import RuntimeFailure
 from shim.loop import Loop
-from shim.protocol import Connection, Message, ProtocolError, address, close_all
+from shim.protocol import Connection, Message, ProtocolError, ShimError, address, close_all
 
 # Takes (op, message, descriptors, peer); owns the descriptors.
 Handler = Callable[[str, Message, list[int], "Peer"], Message]
@@ -140,6 +140,8 @@ class ControlServer:
 
 def describe(error: Exception) -> Message:
     """An exception as the ``error`` of an answer."""
+    if isinstance(error, ShimError):
+        return _error(error.code, str(error), error.step or "", error.errno, error.path or "")
     if isinstance(error, EngineError):
         return _error(error.code, str(error))
     if isinstance(error, RuntimeFailure):

@@ -27,6 +27,7 @@ from runtime import cgroups, mounts, spec, state, syscalls, users
 from runtime.cgroups import OOMWatch
 from runtime.errors import RuntimeFailure
 from runtime.rootpath import Root
+from shim import request as requests
 from shim import spawn
 from shim.container import Descriptors, Started, interface_counters, plug
 from shim.protocol import MSG_CMSG_CLOEXEC, descriptors
@@ -46,9 +47,10 @@ _PROGRAM_ERRORS = {
 
 
 class ExternalContainer:
-    def __init__(self, container_id: str, request: StartRequest) -> None:
+    def __init__(self, container_id: str, start: StartRequest) -> None:
         self._id = container_id
-        self._request = request
+        self._runtime = start.runtime
+        self._request = request = requests.creation(start.message)
         content = (request.bundle / "config.json").read_bytes()
         self._document: dict[str, Any] = orjson.loads(content)
         self._spec = spec.parse(content)
@@ -61,9 +63,8 @@ class ExternalContainer:
         self._pidfd = -1
         self._created = False
 
-    @property
-    def process(self) -> spec.Process:
-        return self._spec.process
+    def terminal(self) -> bool:
+        return self._spec.process.terminal
 
     def create(self, stdio: Descriptors | None) -> Started:
         self._rootfs.mkdir(parents=True, exist_ok=True)
@@ -188,7 +189,7 @@ class ExternalContainer:
 
     def _run(self, arguments: list[str], *operands: str, stdio: Descriptors | None = None) -> None:
         log = self._bundle / "log"
-        path, *options = self._request.runtime
+        path, *options = self._runtime
         command = [path, *options, "--root", str(self._request.state_root)]
         command += ["--log", str(log), "--log-format", "json"]
         command += [*arguments, self._id, *operands]

@@ -18,23 +18,14 @@ from pathlib import Path
 from typing import NoReturn
 
 from common.ids import FULL_ID, short
-from runtime import spec
 from shim.jobs import process as jobs
 from shim.protocol import Connection, ConnectionClosed, Message, ProtocolError, close_all
 from shim.shim import run as run_shim
 from shim.title import set_title
+from shim.warmup import warm_up
 
 # The container must not take its supervisor along when memory runs out.
 OOM_SCORE_ADJ = -999
-# Code that has run a few times is specialised by the interpreter in place; each shim that did this
-# anew would have the code's pages for itself.
-_WARM_UP_ROUNDS = 20
-_EXAMPLE = b"""{"ociVersion": "1.0.2", "root": {"path": "rootfs"},
-  "process": {"cwd": "/", "args": ["x"], "env": ["A=b"], "user": {"uid": 0, "gid": 0},
-    "capabilities": {"bounding": ["CAP_KILL"]}, "rlimits": []},
-  "mounts": [{"destination": "/proc", "options": ["ro"]}],
-  "linux": {"namespaces": [{"type": "pid"}], "maskedPaths": ["/proc/kcore"], "resources": {
-    "devices": [{"allow": false}], "memory": {"limit": 1}, "cpu": {"shares": 1}}}}"""
 
 
 def run(control: Connection, exec_root: Path) -> None:
@@ -50,8 +41,7 @@ def prepare(exec_root: Path) -> None:
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE_ADJ))
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # shims are reaped by the kernel
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-c is lifecycle's business
-    for _ in range(_WARM_UP_ROUNDS):
-        spec.parse(_EXAMPLE)
+    warm_up(exec_root)
     set_title("longshore-zygote", exec_root)
     gc.collect()
     # Collections then do not touch, and so do not copy, the pages that all shims share.

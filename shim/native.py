@@ -1,7 +1,8 @@
-"""Library: the shim's container, run by the functions of runtime/ in this very process.
+"""Library: the shim's container, run by the functions of runtime/.
 
-No program is executed on the way but the container's own. The pid in ``Started`` is a child of the
-shim, so that its end is seen by its pidfd.
+No program is executed on the way but the container's own. ``Creation`` runs in the shim's starter
+(starter.py), ``NativeContainer`` in the shim. The pid in ``Started`` is a child of the starter, and
+of the shim once that has ended, so that its end is seen by its pidfd.
 """
 
 from __future__ import annotations
@@ -14,54 +15,118 @@ from pathlib import Path
 from typing import Any
 
 from runtime import cgroups, container, spec
+from runtime import state as states
 from runtime.cgroups import OOMWatch
+from runtime.state import State
+from shim import request as requests
 from shim.container import Descriptors, Started, interface_counters, plug
-from shim.request import StartRequest
+from shim.protocol import Message
+from shim.request import CreationRequest
+from shim.starter import Starter, StarterDied
 
 DEFAULT_CGROUP_PARENT = "/longshore"
 
 
-class NativeContainer:
-    def __init__(self, container_id: str, request: StartRequest) -> None:
+class Creation:
+    """Creates the container and starts it: what the starter calls."""
+
+    def __init__(self, container_id: str) -> None:
         self._id = container_id
-        self._request = request
-        parsed = spec.parse((request.bundle / "config.json").read_bytes())
-        if not parsed.linux.cgroups_path:
-            path = f"{request.cgroup_parent or DEFAULT_CGROUP_PARENT}/{container_id}"
-            parsed = replace(parsed, linux=replace(parsed.linux, cgroups_path=path))
-        self._spec = parsed
-        self._cgroup = cgroups.manager(parsed.linux.cgroups_path)
-        self._seccomp = Path(request.seccomp_bpf).read_bytes() if request.seccomp_bpf else None
-        self._init: container.InitProcess | None = None
-        self._pidfd = -1
 
-    @property
-    def process(self) -> spec.Process:
-        return self._spec.process
+    def prepare(self, message: Message) -> Message:
+        self._request = requests.creation(message)
+        self._spec = parse(self._id, self._request)
+        return {"terminal": self._spec.process.terminal}
 
-    def create(self, stdio: Descriptors | None) -> Started:
+    def create(self, stdio: list[int]) -> tuple[Message, list[int]]:
+        request = self._request
         self._init = created = container.create(
             self._spec,
             container_id=self._id,
-            bundle=self._request.bundle,
-            state_root=self._request.state_root,
+            bundle=request.bundle,
+            state_root=request.state_root,
             stdio=container.Stdio(*stdio) if stdio else None,
-            rootfs_mounts=self._request.rootfs_mounts,
-            seccomp_bpf=self._seccomp,
+            rootfs_mounts=request.rootfs_mounts,
+            seccomp_bpf=read_seccomp(request.seccomp_bpf),
             on_namespaces=self._plug,
         )
-        self._pidfd = os.dup(created.pidfd)
-        return Started(created.pid, created.pidfd, created.console)
+        try:
+            watch = cgroups.manager(created.state.cgroup_path).watch_oom()
+        except OSError:
+            created.close()
+            container.delete(created.state, self._spec, force=True)
+            raise
+        fds = [created.pidfd, created.console, watch.fd if watch else None]
+        given = [fd is not None for fd in fds]
+        poststop = bool(self._spec.hooks.poststop)
+        answer = {
+            "pid": created.pid,
+            "cgroup": created.state.cgroup_path,
+            "given": given,
+            "poststop": poststop,
+        }
+        return answer, [fd for fd in fds if fd is not None]
 
     def start(self) -> None:
-        container.start(self._created)
+        container.start(self._init)
+
+    def _plug(self, pid: int) -> None:
+        if self._request.endpoints is not None:
+            plug(pid, self._request.endpoints)
+
+
+def parse(container_id: str, request: CreationRequest) -> spec.Spec:
+    parsed = spec.parse((request.bundle / "config.json").read_bytes())
+    if parsed.linux.cgroups_path:
+        return parsed
+    path = f"{request.cgroup_parent or DEFAULT_CGROUP_PARENT}/{container_id}"
+    return replace(parsed, linux=replace(parsed.linux, cgroups_path=path))
+
+
+def read_seccomp(path: str | None) -> bytes | None:
+    return Path(path).read_bytes() if path else None
+
+
+class NativeContainer:
+    def __init__(self, container_id: str, message: Message, starter: Starter) -> None:
+        self._id = container_id
+        self._message = message
+        self._starter = starter
+        self._pid = 0
+        self._cgroup_path = ""
+        self._spec: spec.Spec | None = None  # only where its poststop hooks will be wanted
+        self._pidfd = -1
+        self._oom_watch: OOMWatch | None = None
+        starter.request(message)
+
+    def terminal(self) -> bool:
+        return bool(self._starter.prepared()["terminal"])
+
+    def create(self, stdio: Descriptors | None) -> Started:
+        try:
+            created, fds = self._starter.create(stdio or ())
+        except StarterDied:
+            self._remove_remains()
+            raise
+        pidfd, console, oom = (fds.pop(0) if given else None for given in created["given"])
+        assert pidfd is not None
+        self._pid, self._cgroup_path = int(created["pid"]), str(created["cgroup"])
+        if created["poststop"]:
+            self._spec = parse(self._id, requests.creation(self._message))
+        if oom is not None:
+            self._oom_watch = OOMWatch(oom)
+        self._pidfd = os.dup(pidfd)
+        return Started(self._pid, pidfd, console)
+
+    def start(self) -> None:
+        self._starter.start()
 
     def exec(self, process: spec.Process, stdio: Descriptors | None) -> Started:
         started = container.exec_process(
-            self._created.state,
+            self._state(),
             process,
             stdio=container.Stdio(*stdio) if stdio else None,
-            seccomp_bpf=self._seccomp,
+            seccomp_bpf=read_seccomp(self._message["seccomp_bpf"]),
         )
         return Started(started.pid, started.pidfd, started.console)
 
@@ -71,47 +136,53 @@ class NativeContainer:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, number)
         elif number == signal.SIGKILL:
-            self._cgroup.kill_all()
+            self._cgroup().kill_all()
         else:
-            self._cgroup.signal_all(number)
+            self._cgroup().signal_all(number)
 
     def kill_all(self) -> None:
-        self._cgroup.kill_all()
+        self._cgroup().kill_all()
 
     def pause(self) -> None:
-        self._cgroup.freeze()
+        self._cgroup().freeze()
 
     def resume(self) -> None:
-        self._cgroup.thaw()
+        self._cgroup().thaw()
 
     def update(self, resources: spec.Resources) -> None:
-        self._cgroup.apply(resources)
+        self._cgroup().apply(resources)
 
     def stats(self) -> dict[str, Any]:
-        plugged = self._request.endpoints is not None
-        interfaces = interface_counters(self._created.pid) if plugged else []
-        return {"cgroup": self._cgroup.stats(), "interfaces": interfaces}
+        plugged = self._message["network"] is not None
+        interfaces = interface_counters(self._pid) if plugged else []
+        return {"cgroup": self._cgroup().stats(), "interfaces": interfaces}
 
     def oom_kill_count(self) -> int:
-        return self._cgroup.oom_kill_count()
+        return self._cgroup().oom_kill_count()
 
     def watch_oom(self) -> OOMWatch | None:
-        return self._cgroup.watch_oom()
+        return self._oom_watch
 
     def delete(self) -> None:
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
-        if self._init is not None:
-            self._init.close()
-            container.delete(self._init.state, self._spec, force=True)
+        self._starter.close()
+        if self._pid:
+            container.delete(self._state(), self._spec, force=True)
 
-    @property
-    def _created(self) -> container.InitProcess:
-        assert self._init is not None, "the shim creates before it does anything else"
-        return self._init
+    def _remove_remains(self) -> None:
+        """The starter was killed, with it a container that had not begun to run."""
+        request = requests.creation(self._message)
+        cgroup = cgroups.manager(parse(self._id, request).linux.cgroups_path)
+        if cgroup.exists():
+            cgroup.kill_all()
+            cgroup.delete()
+        states.remove(states.directory(request.state_root, self._id))
 
-    def _plug(self, pid: int) -> None:
-        if self._request.endpoints is None:
-            return
-        plug(pid, self._request.endpoints)
+    def _cgroup(self) -> cgroups.Manager:
+        """Made when it is wanted, since most containers run without."""
+        return cgroups.manager(self._cgroup_path)
+
+    def _state(self) -> State:
+        return container.load(Path(requests.text(self._message, "state_root")), self._id)

@@ -76,7 +76,12 @@ class Reaper:
 
     def _collect(self, pid: int) -> None:
         pidfd, on_exit = self._watched[pid]
-        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+        try:
+            result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+        except ChildProcessError:
+            # Still the child of the starter, whose end is near, and brings the next SIGCHLD.
+            self._loop.remove(pidfd)
+            return
         if result is None:
             return
         del self._watched[pid]

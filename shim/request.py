@@ -26,17 +26,26 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class StartRequest:
+    """What the shim itself needs to know."""
+
+    stdin_open: bool
+    stdin_once: bool
+    log: LogConfig
+    resolver: ResolverConfig | None  # what the DNS server inside answers; None: there is none
+    ports: tuple[PublishedPort, ...]
+    runtime: tuple[str, ...]  # another OCI runtime's command, or nothing
+    message: Message  # as it came, for whoever creates the container
+
+
+@dataclass(frozen=True, slots=True)
+class CreationRequest:
+    """What creating the container takes."""
+
     bundle: Path
     state_root: Path
     rootfs_mounts: tuple[spec.Mount, ...]
     seccomp_bpf: str | None
-    stdin_open: bool
-    stdin_once: bool
-    log: LogConfig
     endpoints: tuple[Endpoint, ...] | None  # None: the namespaces are someone else's
-    resolver: ResolverConfig | None  # what the DNS server inside answers; None: there is none
-    ports: tuple[PublishedPort, ...]
-    runtime: tuple[str, ...]  # another OCI runtime's command, or nothing
     cgroup_parent: str
 
 
@@ -97,19 +106,28 @@ def attach_options(message: Message) -> AttachOptions:
 
 def start(message: Message) -> StartRequest:
     try:
-        mounts = decode(tuple[spec.Mount, ...], message.get("rootfs_mounts") or [], "rootfs_mounts")
         return StartRequest(
+            stdin_open=flag(message, "stdin_open"),
+            stdin_once=flag(message, "stdin_once"),
+            log=LogConfig(**(message.get("log") or {})),
+            resolver=_resolver(message.get("resolver")),
+            ports=_ports(message),
+            runtime=tuple(map(str, message.get("runtime") or ())),
+            message=message,
+        )
+    except (TypeError, KeyError, AttributeError) as e:
+        raise InvalidArgument(f"start: {e!r}") from e
+
+
+def creation(message: Message) -> CreationRequest:
+    try:
+        mounts = decode(tuple[spec.Mount, ...], message.get("rootfs_mounts") or [], "rootfs_mounts")
+        return CreationRequest(
             bundle=Path(text(message, "bundle")),
             state_root=Path(text(message, "state_root")),
             rootfs_mounts=mounts,
             seccomp_bpf=optional_text(message, "seccomp_bpf"),
-            stdin_open=flag(message, "stdin_open"),
-            stdin_once=flag(message, "stdin_once"),
-            log=LogConfig(**(message.get("log") or {})),
             endpoints=_endpoints(message.get("network")),
-            resolver=_resolver(message.get("resolver")),
-            ports=_ports(message),
-            runtime=tuple(map(str, message.get("runtime") or ())),
             cgroup_parent=optional_text(message, "cgroup_parent") or "",
         )
     except InvalidSpec as e:

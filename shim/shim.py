@@ -32,6 +32,7 @@ from shim.protocol import Connection, Message
 from shim.reaper import ExitRecord, Reaper
 from shim.request import NetworkChange, StartRequest
 from shim.resolver import Resolver
+from shim.starter import Starter
 from shim.stdio import ProcessStreams
 
 
@@ -39,13 +40,13 @@ def run(container_id: str, exec_root: Path, control: Connection) -> None:
     """Serve until the container is gone and reported; the zygote calls this after fork."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a shim ends with its container
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    Shim(container_id, Paths(exec_root=exec_root).shim(container_id), control).run()
+    Shim(container_id, exec_root, control).run()
 
 
 class Shim:
-    def __init__(self, container_id: str, directory: Path, control: Connection) -> None:
+    def __init__(self, container_id: str, exec_root: Path, control: Connection) -> None:
         self.container_id = container_id
-        self.directory = directory
+        self.directory = directory = Paths(exec_root=exec_root).shim(container_id)
         self.loop = Loop()
         self.reaper = Reaper(self.loop)
         self.streams = ProcessStreams(
@@ -56,6 +57,7 @@ class Shim:
         self.execs = Execs(self.loop, self.reaper, self.emit, self._end_if_idle)
         self.ports = PortProxy(self.loop)
         self.resolver = Resolver(self.loop)
+        self.starter = Starter(container_id, exec_root, native.Creation(container_id))
         self.container: Container | None = None
         self.status = "created"
         self.pid = 0
@@ -71,7 +73,11 @@ class Shim:
         self.control.add(control)
 
     def run(self) -> None:
+        self.loop.when_idle(self._fork_starter)
         self.loop.run()
+        self.close()
+
+    def close(self) -> None:
         self.control.close()
         self.loop.close()
 
@@ -79,6 +85,12 @@ class Shim:
         if event["event"] == "exec_exit" and not self.control.has_subscriber:
             self.execs.remember(self.execs.get(event["exec_id"]))
         self.control.broadcast(event)
+
+    def _fork_starter(self) -> bool:
+        """After the first answers: lifecycle prepares the start meanwhile."""
+        if self.status == "created" and self.container is None:
+            self.starter.fork()
+        return False
 
     def running(self) -> Container:
         """The container, for operations that need one with a process."""
@@ -100,22 +112,23 @@ class Shim:
         return {"pid": self.pid, "started_at": self.started_at}
 
     def _start(self, request: StartRequest) -> None:
-        kind = external.ExternalContainer if request.runtime else native.NativeContainer
-        container: Container = kind(self.container_id, request)
+        container: Container
+        if request.runtime:
+            self.starter.close()
+            container = external.ExternalContainer(self.container_id, request)
+        else:
+            container = native.NativeContainer(self.container_id, request.message, self.starter)
         self.container = container
         if request.log.driver == "json-file":
             self._log = LogFile(request.log, self.loop.when_idle)
         stdio = None
-        if not container.process.terminal:
+        if not container.terminal():
             stdio = self.streams.open_pipes(stdin=request.stdin_open)
         created = container.create(stdio)
         self.streams.close_child_ends()
         self.pid = created.pid
         if created.console is not None:
             self.streams.adopt_console(created.console, stdin=request.stdin_open)
-            size = container.process.console_size
-            if size is not None:
-                self.streams.resize(size.height, size.width)
         if request.resolver is not None:
             self.resolver.open(created.pid, request.resolver)
         self._watch_oom(container)
@@ -170,6 +183,7 @@ class Shim:
         if self.status != "created":
             raise Conflict(f"container {self.container_id} was started")
         self.status = "exited"
+        self.starter.close()
         self._cleaned = True
         self.loop.call_later(0, self.streams.finish)
         self.loop.call_later(0, self._end_if_idle)

@@ -2,6 +2,7 @@
 
 The setproctitle package imports logging, and with it threading, whose handlers after each fork make
 half a megabyte of every shim's memory its own. So the package's extension is loaded without it.
+The random module, which seeds itself after each fork, is not to be imported either.
 """
 
 from __future__ import annotations
