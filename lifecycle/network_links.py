@@ -8,7 +8,9 @@ nothing else has to wait: it is safe in a thread.
 
 from __future__ import annotations
 
+import errno
 import re
+import secrets
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,7 +121,7 @@ def _make_parent(host: Netlink, name: str, owner: str) -> None:
             f"invalid subinterface vlan name {name}, example formatting is eth0.10"
         )
     if match is None:
-        host.execute(netlink.dummy(name))
+        _make_dead_end(host, name)
     else:
         parent, tag = host.link(match[1]), int(match[2])
         if parent is None:
@@ -130,6 +132,17 @@ def _make_parent(host: Netlink, name: str, owner: str) -> None:
     link = host.link(name)
     if link is not None:
         host.execute(netlink.set_alias(link.index, owner, name))
+
+
+def _make_dead_end(host: Netlink, name: str) -> None:
+    """A dummy interface, or a bridge without ports where the kernel has none of those."""
+    try:
+        host.execute(netlink.dummy(name))
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        mac = (b"\x02\x42" + secrets.token_bytes(4)).hex(":")
+        host.execute(netlink.bridge(name, mac=mac, mtu=1500))
 
 
 def delete(record: NetworkRecord, exec_root: Path) -> None:

@@ -131,18 +131,16 @@ def check_network(request: NetworkRequest, taken_names: Iterable[str]) -> None:
 def _check_driver(request: NetworkRequest) -> None:
     if request.config_only and request.config_from:
         raise PermissionDenied("a configuration network cannot depend on another configuration")
-    if request.config_only and request.driver not in ("", "null"):
-        raise PermissionDenied(
-            f"invalid driver {request.driver}: configuration-only networks have none"
-        )
-    if request.driver in ("host", "null") and not request.config_only:
+    if request.config_only:
+        return  # the driver does not matter
+    if request.driver in ("host", "null"):
         raise PermissionDenied(f'only one instance of "{request.driver}" network is allowed')
     if request.driver == "overlay":
         raise Unavailable(
             'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to '
             "connect this node to swarm and try again."
         )
-    if request.driver not in ("", "bridge", "null", "macvlan", "ipvlan"):
+    if request.driver not in ("", "bridge", "macvlan", "ipvlan"):
         raise NotFound(f'plugin "{request.driver}" not found')
     if request.ipam_driver not in ("", "default"):
         raise NotFound(f'plugin "{request.ipam_driver}" not found')

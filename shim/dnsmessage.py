@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 A, PTR, MX, AAAA, OPT = 1, 12, 15, 28, 41
 IN = 1
@@ -33,9 +33,9 @@ class MalformedMessage(Exception):
     """Not a query that can be answered."""
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
-    id: int
+class Query(NamedTuple):
+    """All of a message but its id."""
+
     flags: int
     name: bytes  # as asked for, with dots, without the last one
     kind: int
@@ -47,7 +47,7 @@ class Query:
 def parse_query(data: bytes) -> Query:
     if len(data) < HEADER_BYTES:
         raise MalformedMessage("too short")
-    number, flags, questions, answers, authorities, additional = _HEADER.unpack_from(data)
+    _, flags, questions, answers, authorities, additional = _HEADER.unpack_from(data)
     if flags & (QR | OPCODE_MASK) or questions != 1:
         raise MalformedMessage("not a standard query with one question")
     labels = []
@@ -69,7 +69,7 @@ def parse_query(data: bytes) -> Query:
         size = _udp_size(data, offset + 4)
         if size is not None:
             limit, has_edns = max(size, SMALLEST_LIMIT), True
-    return Query(number, flags, b".".join(labels), kind, offset + 4, limit, has_edns)
+    return Query(flags, b".".join(labels), kind, offset + 4, limit, has_edns)
 
 
 def _byte(data: bytes, offset: int) -> int:
@@ -107,8 +107,8 @@ def answer(
     flags = QR | RA | (query.flags & RD) | rcode
     if count < len(records):
         flags |= TC
-    header = _HEADER.pack(query.id, flags, 1, count, 0, 1 if edns else 0)
-    return header + data[HEADER_BYTES : query.end] + body + edns
+    header = _HEADER.pack(0, flags, 1, count, 0, 1 if edns else 0)
+    return data[:2] + header[2:] + data[HEADER_BYTES : query.end] + body + edns
 
 
 def refusal(data: bytes, rcode: int) -> bytes | None:
@@ -153,10 +153,6 @@ def answers(response: bytes, query: bytes, end: int) -> bool:
             or (response[4:6] == b"\0\0" and rcode_of(response) != NOERROR)
         )
     )
-
-
-def with_id(data: bytes, number: int) -> bytes:
-    return number.to_bytes(2) + data[2:]
 
 
 def address_of_pointer(name: bytes) -> str | None:

@@ -28,6 +28,7 @@ from shim.upstream import Attempt, DatagramAttempt, Exchange, StreamAttempt
 PORT_ATTEMPTS = 20
 MAX_EXCHANGES = 1000
 MAX_CONNECTIONS = 64
+REMEMBERED = 256  # messages
 MAX_PENDING = 256 * 1024
 IDLE_SECONDS = 10.0  # of a TCP connection
 SILENT_SECONDS = 30.0  # how long a server that did not answer is asked with less patience
@@ -45,6 +46,9 @@ class Resolver:
         self._connections: set[ClientConnection] = set()
         self._exchanges: set[Exchange] = set()
         self._silent: dict[str, float] = {}  # servers, and until when
+        # Clients ask the same again and again; what names mean is looked up each time.
+        self._queries: dict[bytes, Query] = {}
+        self._answers: dict[tuple[object, ...], bytes] = {}
         self._host_servers: tuple[int, resolvconf.ResolvConf] = (0, resolvconf.ResolvConf())
 
     def open(self, pid: int, config: ResolverConfig | None) -> None:
@@ -114,11 +118,16 @@ class Resolver:
                 reply(refusal)
 
     def _handle(self, data: bytes, reply: Reply, *, stream: bool) -> None:
-        query = dnsmessage.parse_query(data)
+        query = self._queries.get(data[2:])
+        if query is None:
+            query = dnsmessage.parse_query(data)
+            if len(self._queries) >= REMEMBERED:
+                self._queries.clear()
+            self._queries[data[2:]] = query
         limit = dnsmessage.LARGEST if stream else query.limit
         records = self._own_records(query)
         if records is not None:
-            reply(dnsmessage.answer(data, query, records, limit=limit))
+            reply(self._answer(data, query, records, limit))
         elif (
             self._config.keeps_plain_names
             and query.kind in (dnsmessage.A, dnsmessage.AAAA)
@@ -128,6 +137,16 @@ class Resolver:
         else:
             self._forward(data, query, reply, stream=stream)
 
+    def _answer(self, data: bytes, query: Query, records: list[bytes], limit: int) -> bytes:
+        key = (data[2:], limit, *records)
+        found = self._answers.get(key)
+        if found is None:
+            found = dnsmessage.answer(data, query, records, limit=limit)[2:]
+            if len(self._answers) >= REMEMBERED:
+                self._answers.clear()
+            self._answers[key] = found
+        return data[:2] + found
+
     # Containers' names.
 
     def _own_records(self, query: Query) -> list[bytes] | None:
@@ -136,9 +155,9 @@ class Resolver:
             addresses = self._addresses(query.name)
             if not addresses or query.kind == dnsmessage.MX:
                 return [] if addresses else None
-            family = socket.AF_INET6 if query.kind == dnsmessage.AAAA else socket.AF_INET
-            is_wanted = family == socket.AF_INET6
-            wanted = [one for one in addresses if (":" in one) == is_wanted]
+            is_ipv6 = query.kind == dnsmessage.AAAA
+            family = socket.AF_INET6 if is_ipv6 else socket.AF_INET
+            wanted = [one for one in addresses if (":" in one) == is_ipv6]
             if len(wanted) > 1:
                 random.shuffle(wanted)
             return [socket.inet_pton(family, one) for one in wanted]
@@ -201,14 +220,13 @@ class Resolver:
             until = time.monotonic() + SILENT_SECONDS
             if response is not None:
                 self._silent.update(dict.fromkeys(silent, until))
-                reply(dnsmessage.with_id(response, query.id))
+                reply(data[:2] + response[2:])
             else:
                 reply(dnsmessage.answer(data, query, (), rcode=dnsmessage.SERVFAIL, limit=512))
 
         exchange = Exchange(self._loop, attempts, done)
         self._exchanges.add(exchange)
-        forwarded = dnsmessage.with_id(data, random.SystemRandom().getrandbits(16))
-        exchange.send(forwarded, query.end)
+        exchange.send(os.urandom(2) + data[2:], query.end)
 
     def _upstreams(self) -> list[tuple[str, bool]]:
         """Servers that were silent come last."""
