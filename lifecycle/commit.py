@@ -8,9 +8,9 @@ the container's again for what is still open (moby daemon/commit.go).
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
-from common.errors import Conflict, InvalidArgument
+from common.errors import Conflict, EngineError, InvalidArgument
 from images import changes as dockerfile
 from images.model import Healthcheck, ImageConfig
 from lifecycle import operations, status
@@ -55,12 +55,15 @@ async def _paused(engine: Engine, container: Container, *, wanted: bool) -> Asyn
     if not wanted or container.status != status.RUNNING:
         yield
         return
-    await engine.finish(operations.pause(engine, container), "pause for a commit")
+    # It may end by itself at any moment; then there is nothing to be paused.
+    with suppress(EngineError):
+        await engine.finish(operations.pause(engine, container), "pause for a commit")
     try:
         yield
     finally:
         if container.status == status.PAUSED:
-            await engine.finish(operations.unpause(engine, container), "unpause after a commit")
+            with suppress(EngineError):
+                await engine.finish(operations.unpause(engine, container), "unpause for a commit")
 
 
 def _configuration(request: pb.CommitRequest, own: pb.Config) -> ImageConfig:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ def enter_to_write(message: Message, fds: list[int]) -> Root:
 def enter_layers(message: Message, fds: list[int]) -> Root:
     """The overlay alone, without anything that is mounted in it."""
     if not message["running"]:
-        return _enter_stopped(_stopped(message), write=False)
+        return _enter_stopped(replace(_stopped(message), mounts=()), write=False)
     _join(fds.pop())
     tree = syscalls.open_tree(AT_FDCWD, "/", OPEN_TREE_CLONE)
     rootfs.attach_root(tree, "/")
