@@ -155,7 +155,7 @@ async def build(paths: Paths, options: EngineOptions, kernel: host.Host) -> Engi
         zygote=Zygote(paths),
         streams=StreamRegistry(paths.streams_socket),
         engine_id=_engine_id(paths.data_root),
-        cgroup_version=kernel.cgroup_version,
+        kernel=kernel,
         warnings=warnings,
         on_shim_event=lambda container, event: exits.on_event(engine, container, event),
         on_shim_close=lambda container: exits.on_close(engine, container),

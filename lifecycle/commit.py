@@ -16,8 +16,8 @@ from images.model import Healthcheck, ImageConfig
 from lifecycle import operations, status
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle.container import Container
-from lifecycle.create import merge_image
 from lifecycle.engine import Engine
+from lifecycle.image_defaults import merge_image
 
 
 async def commit(engine: Engine, request: pb.CommitRequest) -> pb.CommitReply:

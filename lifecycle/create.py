@@ -1,8 +1,8 @@
 """Library of lifecycle: making a container's record from what a client and an image say.
 
-The API has checked the form of the request; here stands what needs the image or other objects.
-Nothing is left of a container whose creation fails: the record is written last, and what was made
-on the way is taken back.
+The API has checked the form of the request; here stands what needs the image, the kernel or other
+objects. Nothing is left of a container whose creation fails: the record is written last, and what
+was made on the way is taken back.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from common.errors import InvalidArgument, NotFound, NotSupported
+from common.errors import InternalError, InvalidArgument
 from common.ids import new_id, short
 from images.model import Image, ImageConfig
 from lifecycle import (
     capabilities,
+    joined,
+    kernel_support,
+    links,
     logging_options,
     mountpoints,
     names,
@@ -30,6 +33,7 @@ from lifecycle._pb import containers_pb2 as pb
 from lifecycle._pb.networks_pb2 import EndpointSettings
 from lifecycle.container import Container
 from lifecycle.engine import Engine
+from lifecycle.image_defaults import merge_image
 from lifecycle.runtimes import BUILT_IN, find_runtime
 from lifecycle.spec import MASKED_PATHS, READONLY_PATHS
 
@@ -37,13 +41,15 @@ from lifecycle.spec import MASKED_PATHS, READONLY_PATHS
 async def create(engine: Engine, request: pb.CreateContainerRequest) -> pb.CreateContainerReply:
     config, host = request.config, request.host_config
     name = names.check(request.name) if request.name else ""
-    image = engine.images.resolve(config.image) if config.image else None
+    warnings = check(engine, config, host)
+    image = engine.images.resolve(config.image, request.platform or None) if config.image else None
+    fill_host_defaults(engine, host)
     merge_image(config, image.config if image else ImageConfig())
     command = _command(config)
-    fill_host_defaults(engine, host)
-    check(engine, config, host)
+    _check_options(host)
+    links.resolve(engine.containers, host)
     container_id = new_id()
-    _fill_config(engine, config, host, container_id)
+    _fill_hostname(config, host, container_id)
     with ExitStack() as undo:
         name = name or names.generate(engine.containers.is_taken)
         engine.containers.reserve(name, container_id)
@@ -62,6 +68,7 @@ async def create(engine: Engine, request: pb.CreateContainerRequest) -> pb.Creat
             endpoints=_endpoints(engine, host, request.endpoints),
             directory=os.fspath(engine.paths.container(container_id)),
             driver="overlay2",
+            apparmor_profile=security.parse(host.security_opt.values).apparmor,
         )
         undo.callback(engine.volumes.release, container_id)
         sources = mountpoints.Sources(
@@ -83,7 +90,7 @@ async def create(engine: Engine, request: pb.CreateContainerRequest) -> pb.Creat
         undo.pop_all()
         engine.volumes.release(container_id)
     engine.publish(container, "create")
-    return pb.CreateContainerReply(id=container_id, warnings=warnings(host))
+    return pb.CreateContainerReply(id=container_id, warnings=warnings)
 
 
 async def _prepare_snapshot(
@@ -102,56 +109,6 @@ async def _fill_volumes(engine: Engine, record: pb.Container) -> None:
         raise
 
 
-def merge_image(config: pb.Config, image: ImageConfig) -> None:
-    """What the image says where the client says nothing (moby runconfig/merge)."""
-    config.user = config.user or image.user
-    config.working_dir = config.working_dir or image.working_dir
-    config.stop_signal = config.stop_signal or image.stop_signal
-    if not config.HasField("stop_timeout") and image.stop_timeout is not None:
-        config.stop_timeout = image.stop_timeout
-    _union(config, "exposed_ports", image.exposed_ports)
-    _union(config, "volumes", image.volumes)
-    given = {entry.partition("=")[0] for entry in config.env.values}
-    config.env.values.extend(
-        entry for entry in image.env if "=" in entry and entry.partition("=")[0] not in given
-    )
-    for key, value in (image.labels or {}).items():
-        if key not in config.labels:
-            config.labels[key] = value
-    if not config.entrypoint.values:
-        if not config.cmd.values and image.cmd is not None:
-            config.cmd.values[:] = image.cmd
-        if not config.HasField("entrypoint") and image.entrypoint is not None:
-            config.entrypoint.values[:] = image.entrypoint
-    if image.shell and not config.shell.values:
-        config.shell.values[:] = image.shell
-    _merge_healthcheck(config, image)
-    # Docker's [""] for "no entrypoint, whatever the image says".
-    if list(config.entrypoint.values) == [""]:
-        del config.entrypoint.values[:]
-
-
-def _union(config: pb.Config, field: str, extra: Sequence[str]) -> None:
-    if not extra:
-        return
-    values = getattr(config, field).values
-    values.extend(item for item in extra if item not in values)
-
-
-def _merge_healthcheck(config: pb.Config, image: ImageConfig) -> None:
-    inherited = image.healthcheck
-    if inherited is None or not inherited.test:
-        return
-    check_ = config.healthcheck
-    if not check_.test.values:
-        check_.test.values[:] = inherited.test
-    check_.interval = check_.interval or inherited.interval
-    check_.timeout = check_.timeout or inherited.timeout
-    check_.start_period = check_.start_period or inherited.start_period
-    check_.start_interval = check_.start_interval or inherited.start_interval
-    check_.retries = check_.retries or inherited.retries
-
-
 def _command(config: pb.Config) -> list[str]:
     command = [*config.entrypoint.values, *config.cmd.values]
     if not command:
@@ -159,36 +116,8 @@ def _command(config: pb.Config) -> list[str]:
     return command
 
 
-def fill_host_defaults(engine: Engine, host: pb.HostConfig) -> None:
-    options = engine.options
-    if host.network_mode in ("", "default"):
-        host.network_mode = "bridge"
-    host.ipc_mode = host.ipc_mode or options.default_ipc_mode
-    host.shm_size = host.shm_size or options.default_shm_size
-    host.runtime = host.runtime or options.default_runtime or BUILT_IN
-    if not host.cgroupns_mode:
-        default = "private" if engine.cgroup_version == 2 and not host.privileged else "host"
-        host.cgroupns_mode = options.default_cgroupns_mode or default
-    if not host.log_config.type:
-        host.log_config.type = options.log_driver
-        for key, value in options.log_options.items():
-            host.log_config.config.setdefault(key, value)
-    host.restart_policy.name = host.restart_policy.name or "no"
-    if not host.resources.HasField("oom_kill_disable") and engine.cgroup_version == 1:
-        host.resources.oom_kill_disable = False
-    if host.privileged:
-        host.masked_paths.values[:] = []
-        host.readonly_paths.values[:] = []
-        host.masked_paths.SetInParent()
-        host.readonly_paths.SetInParent()
-    if not host.HasField("masked_paths"):
-        host.masked_paths.values[:] = MASKED_PATHS
-    if not host.HasField("readonly_paths"):
-        host.readonly_paths.values[:] = READONLY_PATHS
-
-
-def check(engine: Engine, config: pb.Config, host: pb.HostConfig) -> None:
-    """Everything that would make a start fail for sure, in Docker's words."""
+def check(engine: Engine, config: pb.Config, host: pb.HostConfig) -> list[str]:
+    """What needs neither the image nor other containers; the warnings for the client."""
     if config.working_dir:
         if not config.working_dir.startswith("/"):
             raise InvalidArgument(
@@ -199,43 +128,64 @@ def check(engine: Engine, config: pb.Config, host: pb.HostConfig) -> None:
     if config.stop_signal:
         signals.parse(config.stop_signal)
     capabilities.adjust(host.cap_add.values, host.cap_drop.values, privileged=host.privileged)
-    security.parse(host.security_opt.values)
+    warnings = kernel_support.discard_unsupported(engine.kernel, host.resources)
+    host.runtime = host.runtime or engine.options.default_runtime or BUILT_IN
     find_runtime(engine.options, host.runtime)
+    return warnings
+
+
+def fill_host_defaults(engine: Engine, host: pb.HostConfig) -> None:
+    options, resources = engine.options, host.resources
+    if host.network_mode in ("", "default"):
+        host.network_mode = "bridge"
+    if resources.memory > 0 and not resources.memory_swap:
+        resources.memory_swap = 2 * resources.memory
+    host.ipc_mode = host.ipc_mode or options.default_ipc_mode
+    host.shm_size = host.shm_size or options.default_shm_size
+    if not host.cgroupns_mode:
+        host.cgroupns_mode = _default_cgroup_namespace(engine, privileged=host.privileged)
+    joined.resolve(engine.containers, host)
+    if labels := security.label_options(host):
+        host.security_opt.values.extend(labels)
+    if not host.log_config.type:
+        host.log_config.type = options.log_driver
+    if host.log_config.type == options.log_driver:
+        for key, value in options.log_options.items():
+            host.log_config.config.setdefault(key, value)
+    host.restart_policy.name = host.restart_policy.name or "no"
+    if not resources.HasField("oom_kill_disable") and engine.kernel.oom_kill_disable:
+        resources.oom_kill_disable = False
+    if not host.privileged:
+        if not host.HasField("masked_paths"):
+            host.masked_paths.values[:] = MASKED_PATHS
+        if not host.HasField("readonly_paths"):
+            host.readonly_paths.values[:] = READONLY_PATHS
+
+
+def _default_cgroup_namespace(engine: Engine, *, privileged: bool) -> str:
+    if engine.cgroup_version != 2 and privileged:
+        return "host"
+    default = "private" if engine.cgroup_version == 2 else "host"
+    return engine.options.default_cgroupns_mode or default
+
+
+def _check_options(host: pb.HostConfig) -> None:
+    """Docker's driver's and kernel modules' own languages."""
     logging_options.check(host.log_config)
-    if host.resources.device_requests:
-        raise NotSupported(
-            'could not select device driver "" with capabilities: [[gpu]]: this engine has no '
-            "device drivers"
+    security.parse(host.security_opt.values)
+    for name in host.storage_opt:
+        if name.lower() != "size":
+            raise InternalError(f"Unknown option {name.lower()}")
+        raise InternalError(
+            "--storage-opt is supported only for overlay over xfs with 'pquota' mount option"
         )
-    if host.userns_mode not in ("", "host"):
-        raise InvalidArgument("invalid userns mode: user namespaces are not enabled")
-    if host.isolation not in ("", "default"):
-        raise InvalidArgument(f'invalid isolation "{host.isolation}" on linux')
-    for mode, kind in (
-        (host.network_mode, "network"),
-        (host.pid_mode, "PID"),
-        (host.ipc_mode, "IPC"),
-    ):
-        if mode.startswith("container:"):
-            _check_joined(engine, mode.removeprefix("container:"), kind)
 
 
-def _check_joined(engine: Engine, reference: str, kind: str) -> None:
-    try:
-        engine.containers.find(reference)
-    except NotFound as error:
-        raise NotFound(f"{error}" if kind == "network" else f"{kind} namespace: {error}") from error
-
-
-def _fill_config(engine: Engine, config: pb.Config, host: pb.HostConfig, container_id: str) -> None:
+def _fill_hostname(config: pb.Config, host: pb.HostConfig, container_id: str) -> None:
+    """One that joins another's network gets the other's name when it starts."""
     if not config.hostname:
-        if host.uts_mode == "host" or host.network_mode == "host":
-            config.hostname = os.uname().nodename
-        elif host.network_mode.startswith("container:"):
-            other = engine.containers.find(host.network_mode.removeprefix("container:"))
-            config.hostname = other.record.config.hostname
-        else:
-            config.hostname = short(container_id)
+        shares_host = host.uts_mode == "host" or host.network_mode == "host"
+        config.hostname = os.uname().nodename if shares_host else short(container_id)
 
 
 def _endpoints(
@@ -252,10 +202,3 @@ def _endpoints(
     if host.network_mode not in endpoints:
         endpoints[host.network_mode] = EndpointSettings(network=host.network_mode)
     return list(endpoints.values())
-
-
-def warnings(host: pb.HostConfig) -> list[str]:
-    found = []
-    if host.network_mode == "host" and (host.port_bindings or host.publish_all_ports):
-        found.append("Published ports are discarded when using host network mode")
-    return found

@@ -14,6 +14,7 @@ from common.paths import Paths
 from images.service import ImageService
 from lifecycle.container import Container, ContainerTable
 from lifecycle.events import EventLog
+from lifecycle.host import Host
 from lifecycle.networks import NetworkService
 from lifecycle.shims import Zygote
 from lifecycle.streams import StreamRegistry
@@ -38,12 +39,16 @@ class Engine:
     zygote: Zygote
     streams: StreamRegistry
     engine_id: str
-    cgroup_version: int
+    kernel: Host
     warnings: list[str]
     on_shim_event: Callable[[Container, Message], None]
     on_shim_close: Callable[[Container], None]
     on_start_failed: Callable[[Container], None]
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    @property
+    def cgroup_version(self) -> int:
+        return self.kernel.cgroup_version
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run ``work`` for as long as the engine; its failure is logged, not lost."""

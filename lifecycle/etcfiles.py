@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Sequence
 
 from common import resolvconf
-from lifecycle import netfiles
+from lifecycle import links, netfiles
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle.engine import Engine
 from lifecycle.netfiles import DnsSettings, HostsLine, Resolver
@@ -28,28 +28,13 @@ def write(engine: Engine, record: pb.Container) -> None:
         _write(record, "hosts", netfiles.host_network_hosts(_host_file(), extra))
     else:
         own = own_lines(record, engine.networks.endpoints_of(record.id))
-        _write(record, "hosts", netfiles.hosts(extra, _linked(engine, record), own))
+        _write(record, "hosts", netfiles.hosts(extra, links.hosts(engine.containers, record), own))
     _write(record, "resolv.conf", resolv_conf(engine, record))
 
 
 def own_lines(record: pb.Container, endpoints: Iterable[EndpointRecord]) -> list[HostsLine]:
     names = netfiles.own_names(record.config.hostname, record.config.domainname)
     return [HostsLine(address, names) for endpoint in endpoints for address in endpoint.addresses]
-
-
-def _linked(engine: Engine, record: pb.Container) -> list[HostsLine]:
-    """--link on the default bridge, whose containers have no DNS server."""
-    lines = []
-    for link in record.host_config.links.values:
-        target, _, alias = link.partition(":")
-        other = engine.containers.find(target)
-        names = dict.fromkeys((alias or other.name, other.record.config.hostname, other.name))
-        lines += [
-            HostsLine(endpoint.ip_address, tuple(names))
-            for endpoint in engine.networks.endpoints_of(other.id)
-            if endpoint.ip_address and not engine.networks.network_of(endpoint).user_defined
-        ]
-    return lines
 
 
 def resolv_conf(engine: Engine, record: pb.Container) -> str:
@@ -71,6 +56,16 @@ def change_hosts(
     gone = {_format(line) for line in remove}
     lines = [line for line in _read(record, "hosts").splitlines() if line not in gone]
     _write(record, "hosts", "\n".join([*lines, *map(_format, add)]) + "\n")
+
+
+def change_addresses(record: pb.Container, lines: Iterable[HostsLine]) -> None:
+    """Linked containers have started anew, maybe elsewhere; the lines are known by their names."""
+    by_names = {" ".join(line.names): line.address for line in lines}
+    changed = []
+    for line in _read(record, "hosts").splitlines():
+        address, tab, names = line.partition("\t")
+        changed.append(f"{by_names.get(names, address)}{tab}{names}")
+    _write(record, "hosts", "\n".join(changed) + "\n")
 
 
 def change_resolv_conf(record: pb.Container, before: str, after: str) -> None:

@@ -22,7 +22,8 @@ from lifecycle.container import Container, Outcome, describe, release
 from lifecycle.engine import Engine
 from lifecycle.remove import remove_locked
 from lifecycle.spec import cgroup_path
-from lifecycle.start import DEFAULT_CGROUP_PARENT, discard_bundle, release_network, start_locked
+from lifecycle.start import discard_bundle, release_network, start_locked
+from lifecycle.surroundings import DEFAULT_CGROUP_PARENT
 from runtime import leftovers
 
 log = logging.getLogger(__name__)

@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.cgroups import Mode, detect
+from runtime.cgroups import Mode, detect, hierarchies
 
-CGROUP = Path("/sys/fs/cgroup")
+CGROUP2 = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,11 +16,17 @@ class Host:
     cgroup_version: int
     memory_limit: bool
     swap_limit: bool
+    memory_reservation: bool
+    memory_swappiness: bool
+    oom_kill_disable: bool
     cpu_quota: bool
     cpu_shares: bool
+    cpu_realtime: bool
     cpuset: bool
+    cpus: str  # a list such as "0-3,6", as the next; empty if unknown
+    mems: str
     pids_limit: bool
-    oom_kill_disable: bool
+    blkio: frozenset[str]  # the files of the blkio controller; on v2 all that v1 may have
     seccomp: bool
     apparmor: bool
 
@@ -38,32 +44,82 @@ class Host:
         return [f"WARNING: No {name} support" for name, there in lacking.items() if not there]
 
 
+BLKIO_FILES = frozenset(
+    (
+        "blkio.weight",
+        "blkio.weight_device",
+        "blkio.throttle.read_bps_device",
+        "blkio.throttle.write_bps_device",
+        "blkio.throttle.read_iops_device",
+        "blkio.throttle.write_iops_device",
+    )
+)
+
+
 def look() -> Host:
-    seccomp = os.path.exists("/proc/sys/kernel/seccomp/actions_avail")
-    apparmor = os.path.exists("/sys/kernel/security/apparmor")
-    if detect() is Mode.V2:
-        controllers = (CGROUP / "cgroup.controllers").read_text().split()
-        return Host(
-            cgroup_version=2,
-            memory_limit="memory" in controllers,
-            swap_limit="memory" in controllers and os.path.exists("/proc/swaps"),
-            cpu_quota="cpu" in controllers,
-            cpu_shares="cpu" in controllers,
-            cpuset="cpuset" in controllers,
-            pids_limit="pids" in controllers,
-            oom_kill_disable=False,
-            seccomp=seccomp,
-            apparmor=apparmor,
-        )
+    return _look_v2() if detect() is Mode.V2 else _look_v1()
+
+
+def _look_v2() -> Host:
+    controllers = (CGROUP2 / "cgroup.controllers").read_text().split()
+    memory = "memory" in controllers
+    return Host(
+        cgroup_version=2,
+        memory_limit=memory,
+        swap_limit=memory and os.path.exists("/proc/swaps"),
+        memory_reservation=memory,
+        memory_swappiness=False,
+        oom_kill_disable=False,
+        cpu_quota="cpu" in controllers,
+        cpu_shares="cpu" in controllers,
+        cpu_realtime=False,
+        cpuset="cpuset" in controllers,
+        cpus=_read(CGROUP2 / "cpuset.cpus.effective"),
+        mems=_read(CGROUP2 / "cpuset.mems.effective"),
+        pids_limit="pids" in controllers,
+        blkio=BLKIO_FILES if "io" in controllers else frozenset(),
+        seccomp=_seccomp(),
+        apparmor=_apparmor(),
+    )
+
+
+def _look_v1() -> Host:
+    roots = {name: Path(mountpoint) for name, mountpoint in hierarchies().roots.items()}
+
+    def has(controller: str, name: str = "") -> bool:
+        return controller in roots and (roots[controller] / name).exists()
+
+    cpuset = roots.get("cpuset", Path("/nonexistent"))
     return Host(
         cgroup_version=1,
-        memory_limit=(CGROUP / "memory/memory.limit_in_bytes").exists(),
-        swap_limit=(CGROUP / "memory/memory.memsw.limit_in_bytes").exists(),
-        cpu_quota=(CGROUP / "cpu/cpu.cfs_quota_us").exists(),
-        cpu_shares=(CGROUP / "cpu/cpu.shares").exists(),
-        cpuset=(CGROUP / "cpuset/cpuset.cpus").exists(),
-        pids_limit=(CGROUP / "pids").exists(),
-        oom_kill_disable=(CGROUP / "memory/memory.oom_control").exists(),
-        seccomp=seccomp,
-        apparmor=apparmor,
+        memory_limit=has("memory"),
+        swap_limit=has("memory", "memory.memsw.limit_in_bytes"),
+        memory_reservation=has("memory", "memory.soft_limit_in_bytes"),
+        memory_swappiness=has("memory", "memory.swappiness"),
+        oom_kill_disable=has("memory", "memory.oom_control"),
+        cpu_quota=has("cpu", "cpu.cfs_quota_us"),
+        cpu_shares=has("cpu", "cpu.shares"),
+        cpu_realtime=has("cpu", "cpu.rt_period_us"),
+        cpuset=has("cpuset"),
+        cpus=_read(cpuset / "cpuset.cpus"),
+        mems=_read(cpuset / "cpuset.mems"),
+        pids_limit=has("pids"),
+        blkio=frozenset(name for name in BLKIO_FILES if has("blkio", name)),
+        seccomp=_seccomp(),
+        apparmor=_apparmor(),
     )
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _seccomp() -> bool:
+    return os.path.exists("/proc/sys/kernel/seccomp/actions_avail")
+
+
+def _apparmor() -> bool:
+    return os.path.exists("/sys/kernel/security/apparmor")

@@ -12,13 +12,26 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from common.errors import InvalidArgument, NotSupported
+from common.errors import InternalError, InvalidArgument, NotFound, NotSupported
 from images.model import Image
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle.spec_mounts import PROPAGATIONS
 from lifecycle.volumes import VolumeService
 
 Json = dict[str, Any]
+
+
+# What Docker lets a tmpfs be given.
+_TMPFS_VALUES = frozenset(("", "size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol"))
+_TMPFS_FLAGS = frozenset(
+    (
+        *PROPAGATIONS,
+        *("defaults", "ro", "rw", "suid", "nosuid", "dev", "nodev", "exec", "noexec"),
+        *("sync", "async", "dirsync", "remount", "mand", "nomand", "atime", "noatime"),
+        *("diratime", "nodiratime", "bind", "rbind", "unbindable", "runbindable"),
+        *("relatime", "norelatime", "strictatime", "nostrictatime"),
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +105,17 @@ async def resolve(config: pb.Config, host: pb.HostConfig, sources: Sources) -> l
 
 
 def _from_container(entry: str, find: Callable[[str], pb.Container]) -> Iterable[pb.MountPoint]:
+    if not entry:
+        raise InvalidArgument("volumes-from specification cannot be an empty string")
     reference, _, mode = entry.partition(":")
     if not set(filter(None, mode.split(","))) <= {"ro", "rw", "z", "Z", *PROPAGATIONS}:
         raise InvalidArgument(f"invalid mode: {mode}")
-    for point in find(reference).mounts:
+    try:
+        other = find(reference)
+    except NotFound as error:
+        # Not a 404: clients would take it for a missing image, and pull.
+        raise InvalidArgument(str(error)) from error
+    for point in other.mounts:
         if point.type == "tmpfs":
             continue
         copied = pb.MountPoint()
@@ -239,6 +259,10 @@ def _tmpfs(destination: str, options: Sequence[str]) -> Json:
     defaults = ["noexec", "nosuid", "nodev", "rprivate"]
     opposites = {"exec": "noexec", "suid": "nosuid", "dev": "nodev"}
     replaced = {opposites.get(option) for option in options}
+    for option in options:
+        name, equals, _ = option.partition("=")
+        if name not in (_TMPFS_VALUES if equals else _TMPFS_FLAGS):
+            raise InternalError(f'invalid tmpfs option "{option}"')
     return {
         "destination": posixpath.normpath(destination),
         "type": "tmpfs",

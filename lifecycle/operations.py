@@ -20,7 +20,8 @@ from lifecycle.container import Container, Outcome
 from lifecycle.detach import parse_keys
 from lifecycle.engine import Engine
 from lifecycle.spec import cgroup_path
-from lifecycle.start import DEFAULT_CGROUP_PARENT, ensure_shim, start_locked
+from lifecycle.start import ensure_shim, start_locked
+from lifecycle.surroundings import DEFAULT_CGROUP_PARENT
 
 DEFAULT_STOP_SECONDS = 10
 KILL_SECONDS = 10  # how long SIGKILL may take until a client is told that it does not help

@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import InvalidArgument, NotSupported
+from common.errors import InternalError
 from lifecycle import capabilities, seccomp_profile
 from lifecycle._pb import containers_pb2 as pb
 
-_BOOLEANS = {"true": True, "false": False, "1": True, "0": False, "": True}
+# What Go's strconv.ParseBool reads.
+_BOOLEANS = {
+    **dict.fromkeys(("1", "t", "T", "true", "TRUE", "True"), True),
+    **dict.fromkeys(("0", "f", "F", "false", "FALSE", "False"), False),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,59 +22,72 @@ class SecurityOptions:
     seccomp: str = ""  # "": the engine's; "unconfined"; or a profile's JSON
     apparmor: str = ""
     no_new_privileges: bool | None = None  # None: the engine's
+    writable_cgroups: bool | None = None  # None: as the container is privileged
 
 
 def parse(options: Sequence[str]) -> SecurityOptions:
-    """Raises Docker's errors; SELinux and AppArmor labels need a kernel that has them."""
-    seccomp, apparmor = "", ""
+    """Raises Docker's errors, which have no status of their own.
+
+    Labels and AppArmor profiles have no effect on a kernel without SELinux and AppArmor, as with
+    Docker: the same command is to work on machines that have them and on those that do not.
+    """
+    chosen: dict[str, str] = {}
     no_new_privileges: bool | None = None
+    writable_cgroups: bool | None = None
     for option in options:
-        name, separator, value = option.partition("=")
-        if not separator:
-            name, separator, value = option.partition(":")
-        match name:
-            case "no-new-privileges":
-                if value.lower() not in _BOOLEANS:
-                    raise InvalidArgument(f'invalid --security-opt: "{option}"')
-                no_new_privileges = _BOOLEANS[value.lower()]
-            case "disable" if not separator:
-                continue  # SELinux labels off; there are none
-            case _ if not separator:
-                raise InvalidArgument(f'invalid --security-opt 1: "{option}"')
-            case "seccomp":
-                seccomp = value
-            case "apparmor":
-                apparmor = _apparmor(value)
-            case "label":
-                if value != "disable":
-                    raise NotSupported(
-                        "this kernel has no SELinux: --security-opt label cannot be met"
-                    )
-            case "systempaths" if value == "unconfined":
-                continue
-            case "writable-cgroups":
-                raise NotSupported("--security-opt writable-cgroups is not supported")
-            case _:
-                raise InvalidArgument(f'invalid --security-opt 2: "{option}"')
-    return SecurityOptions(seccomp, apparmor, no_new_privileges)
+        name, separator, value = option.partition("=" if "=" in option else ":")
+        if not separator and option in ("no-new-privileges", "writable-cgroups"):
+            value = "true"
+        elif not separator and option == "disable":
+            continue  # the short form of label=disable
+        elif not separator:
+            raise InternalError(f'invalid --security-opt 1: "{option}"')
+        if name == "no-new-privileges":
+            no_new_privileges = _boolean(value, option)
+        elif name == "writable-cgroups":
+            writable_cgroups = _boolean(value, option)
+        elif name in ("label", "apparmor", "seccomp"):
+            chosen[name] = value
+        else:
+            raise InternalError(f'invalid --security-opt 2: "{option}"')
+    return SecurityOptions(
+        chosen.get("seccomp", ""), chosen.get("apparmor", ""), no_new_privileges, writable_cgroups
+    )
 
 
-def _apparmor(profile: str) -> str:
-    if profile in ("unconfined", ""):
+def _boolean(value: str, option: str) -> bool:
+    if value not in _BOOLEANS:
+        raise InternalError(f'invalid --security-opt 2: "{option}"')
+    return _BOOLEANS[value]
+
+
+def applied_apparmor(profile: str) -> str:
+    """The profile that the runtime is to set; none where the kernel cannot."""
+    if profile == "unconfined" or not Path("/sys/kernel/security/apparmor").exists():
         return ""
-    if not Path("/sys/kernel/security/apparmor").exists():
-        raise NotSupported(
-            f"AppArmor is not enabled on this host: profile {profile!r} cannot be applied"
-        )
     return profile
+
+
+def label_options(host: pb.HostConfig) -> list[str]:
+    """What Docker adds to SecurityOpt: SELinux labels make no sense for who shares with the host.
+
+    It does so on kernels without SELinux too (daemon/create.go, generateSecurityOpt).
+    """
+    if any(option.partition("=")[0] == "label" for option in host.security_opt.values):
+        return []
+    shares = host.privileged or "host" in (host.ipc_mode, host.pid_mode)
+    return ["label=disable"] if shares else []
 
 
 def filter_for(host: pb.HostConfig, cache: Path, engine_profile: str | None) -> Path | None:
     """The compiled filter of a container, None for no filter at all."""
-    chosen = parse(host.security_opt.values).seccomp or _engine_choice(engine_profile)
-    if host.privileged or chosen == "unconfined":
+    own = parse(host.security_opt.values).seccomp
+    chosen = own or _engine_choice(engine_profile)
+    if chosen == "unconfined" or (host.privileged and not own):
         return None
-    granted = capabilities.adjust(host.cap_add.values, host.cap_drop.values, privileged=False)
+    granted = capabilities.adjust(
+        host.cap_add.values, host.cap_drop.values, privileged=host.privileged
+    )
     if chosen in ("", "builtin"):
         profile = seccomp_profile.default_profile(granted)
     else:

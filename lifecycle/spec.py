@@ -48,6 +48,7 @@ class Surroundings:
     link_environment: Sequence[str] = ()
     init_path: str = ""  # on the host, for --init
     no_new_privileges: bool = False
+    writable_cgroups: bool = False
     apparmor: str = ""
     default_ulimits: Sequence[pb.Ulimit] = ()
     cgroup_parent: str = "/longshore"
@@ -68,7 +69,7 @@ def build(container: pb.Container, around: Surroundings) -> Json:
             "devices": device_nodes,
             "cgroupsPath": cgroup_path(container, around.cgroup_parent),
             "resources": spec_resources.resources(host, device_rules),
-            "sysctl": dict(host.sysctls),
+            "sysctl": _sysctls(host),
             "maskedPaths": list(host.masked_paths.values),
             "readonlyPaths": list(host.readonly_paths.values),
             "rootfsPropagation": spec_mounts.rootfs_propagation(around.mounts),
@@ -79,6 +80,17 @@ def build(container: pb.Container, around: Surroundings) -> Json:
         if container.config.domainname:
             spec["domainname"] = container.config.domainname
     return spec
+
+
+def _sysctls(host: pb.HostConfig) -> Mapping[str, str]:
+    """Docker lets every user ping, and serve low ports, where the network is the container's."""
+    if host.network_mode == "host" or host.network_mode.startswith("container:"):
+        return dict(host.sysctls)
+    return {
+        "net.ipv4.ping_group_range": "0 2147483647",
+        "net.ipv4.ip_unprivileged_port_start": "0",
+        **host.sysctls,
+    }
 
 
 def cgroup_path(container: pb.Container, default_parent: str) -> str:

@@ -42,7 +42,8 @@ def _kernel(host: pb.HostConfig, around: Surroundings) -> Iterable[Json]:
     terminals = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]
     yield _mount("/dev/pts", "devpts", "devpts", terminals)
     yield _mount("/sys", "sysfs", "sysfs", [*_NO_PRIVILEGE, system])
-    yield _mount("/sys/fs/cgroup", "cgroup", "cgroup", [system, *_NO_PRIVILEGE])
+    cgroups = "rw" if around.writable_cgroups else "ro"
+    yield _mount("/sys/fs/cgroup", "cgroup", "cgroup", [cgroups, *_NO_PRIVILEGE])
     if host.ipc_mode != "host":
         yield _mount("/dev/mqueue", "mqueue", "mqueue", _NO_PRIVILEGE)
     else:

@@ -8,14 +8,17 @@ default stays.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterable
 from typing import Any
 
-from common.errors import InvalidArgument
+from common.errors import InternalError
 from lifecycle._pb import containers_pb2 as pb
 
 Json = dict[str, Any]
+
+_RULE = re.compile(r"([acb]) ([0-9]+|\*):([0-9]+|\*) ([rwm]{1,3})", re.ASCII)
 
 CPU_PERIOD = 100_000  # µs, the kernel's default and Docker's
 
@@ -113,7 +116,8 @@ def _numbers(path: str) -> Json:
     try:
         status = os.stat(path)
     except OSError as error:
-        raise InvalidArgument(f"failed to find device {path!r}: {error.strerror}") from error
+        reason = (error.strerror or "").lower()
+        raise InternalError(f"stat {path}: {reason}") from error
     return {"major": os.major(status.st_rdev), "minor": os.minor(status.st_rdev)}
 
 
@@ -132,7 +136,9 @@ def devices(host: pb.HostConfig) -> tuple[list[Json], list[Json]]:
                     "type": node["type"],
                     "major": node["major"],
                     "minor": node["minor"],
-                    "access": mapping.cgroup_permissions or "rwm",
+                    "access": "".join(
+                        letter for letter in mapping.cgroup_permissions or "rwm" if letter in "rwm"
+                    ),
                 }
             )
     rules += [_parse_rule(rule) for rule in host.resources.device_cgroup_rules.values]
@@ -146,10 +152,7 @@ def _mapped(mapping: pb.DeviceMapping) -> Iterable[Json]:
     if not os.path.isdir(source):
         node = _node(source, target)
         if node is None:
-            raise InvalidArgument(
-                f'error gathering device information while adding custom device "{source}": '
-                + ("not a device node" if os.path.exists(source) else "no such file or directory")
-            )
+            raise _not_a_device(source)
         return [node]
     found = []
     for directory, _, files in os.walk(source):
@@ -158,7 +161,16 @@ def _mapped(mapping: pb.DeviceMapping) -> Iterable[Json]:
             node = _node(path, target + path[len(source) :])
             if node is not None:
                 found.append(node)
+    if not found:
+        raise _not_a_device(source)
     return found
+
+
+def _not_a_device(source: str) -> InternalError:
+    why = "not a device node" if os.path.exists(source) else "no such file or directory"
+    return InternalError(
+        f'error gathering device information while adding custom device "{source}": {why}'
+    )
 
 
 def _host_devices() -> list[Json]:
@@ -201,9 +213,11 @@ def _node(source: str, target: str) -> Json | None:
 
 
 def _parse_rule(text: str) -> Json:
-    """``c 1:3 rwm``; the API has checked its form."""
-    kind, numbers, access = text.split()
-    major, _, minor = numbers.partition(":")
+    """``c 1:3 rwm``"""
+    match = _RULE.fullmatch(text)
+    if match is None:
+        raise InternalError(f"invalid device cgroup rule format: '{text}'")
+    kind, major, minor, access = match.groups()
     rule: Json = {"allow": True, "type": kind, "access": access}
     if major != "*":
         rule["major"] = int(major)

@@ -11,43 +11,40 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from common.errors import Conflict, EngineError, InvalidArgument
+from common.errors import EngineError, InvalidArgument
 from lifecycle import (
     attachment,
+    etcfiles,
     health,
     jobs,
-    mountpoints,
-    security,
+    links,
     spec,
     staging,
+    surroundings,
     volume_use,
 )
 from lifecycle._pb import containers_pb2 as pb
-from lifecycle._pb.containers_pb2 import Ulimit
 from lifecycle.container import Container, Outcome, release
 from lifecycle.engine import Engine
 from lifecycle.logging_options import log_config
-from lifecycle.runtimes import find_runtime
 from lifecycle.shims import Shim
 from shim.protocol import ShimError
 
 log = logging.getLogger(__name__)
 
-DEFAULT_CGROUP_PARENT = "/longshore"
-
 CANNOT_INVOKE, NOT_FOUND, OTHER_FAILURE = 126, 127, 128
 
 _PREFIX = (
     "failed to create task for container: failed to create shim task: OCI runtime create failed: "
-    "runc create failed: unable to start container process: "
+    "runc create failed: "
 )
+_PROCESS_PREFIX = f"{_PREFIX}unable to start container process: "
 
 
 async def ensure_shim(engine: Engine, container: Container) -> Shim:
@@ -99,7 +96,7 @@ async def _start(engine: Engine, container: Container, shim_task: asyncio.Future
         network = attachment.attach(engine, container, sockets)
         bundle = engine.paths.shim(container.id)
         (bundle / "rootfs").mkdir(mode=0o700, parents=True, exist_ok=True)
-        around = _surroundings(engine, container, staged)
+        around = surroundings.gather(engine, container, staged)
         (bundle / "config.json").write_bytes(orjson.dumps(spec.build(record, around)))
         shim = await shim_task
         await attachment.send_surplus_ports(shim, sockets, network)
@@ -108,13 +105,14 @@ async def _start(engine: Engine, container: Container, shim_task: asyncio.Future
             [item.fileno() for item in sockets],
             bundle=os.fspath(bundle),
             state_root=os.fspath(engine.paths.runtime_state),
-            rootfs_mounts=_rootfs_mounts(engine, container.id),
-            seccomp_bpf=_seccomp(engine, record.host_config),
+            rootfs_mounts=surroundings.rootfs_mounts(engine, container.id),
+            seccomp_bpf=surroundings.seccomp(engine, record.host_config),
             stdin_open=record.config.open_stdin,
             stdin_once=record.config.stdin_once,
             log=log_config(record),
-            runtime=_runtime(engine, record.host_config.runtime),
-            cgroup_parent=record.host_config.resources.cgroup_parent or DEFAULT_CGROUP_PARENT,
+            runtime=surroundings.runtime(engine, record.host_config.runtime),
+            cgroup_parent=record.host_config.resources.cgroup_parent
+            or surroundings.DEFAULT_CGROUP_PARENT,
             **network,
         )
     finally:
@@ -132,6 +130,8 @@ def _started(engine: Engine, container: Container, answer: dict[str, Any]) -> No
     state.exit_code, state.error, state.oom_killed = 0, "", False
     health.begin(engine, container)
     engine.containers.save(container)
+    for other in links.linked_to(engine.containers, container.id):
+        etcfiles.change_addresses(other.record, links.hosts(engine.containers, other.record))
     engine.publish(container, "start")
 
 
@@ -186,100 +186,12 @@ def translate(error: EngineError) -> EngineError:
             "specified host path exists and is the expected type"
         )
     kind = InvalidArgument if _exit_code(error) != OTHER_FAILURE else EngineError
-    return kind(_PREFIX + text)
+    # What runc refuses by looking at config.json, it refuses before it starts a process.
+    return kind((_PREFIX if error.step == "config" else _PROCESS_PREFIX) + text)
 
 
 def release_network(engine: Engine, container: Container) -> None:
     attachment.detach(engine, container)
-
-
-def _surroundings(
-    engine: Engine, container: Container, staged: Mapping[str, str]
-) -> spec.Surroundings:
-    record = container.record
-    options = engine.options
-    host = record.host_config
-    chosen = security.parse(host.security_opt.values)
-    return spec.Surroundings(
-        mounts=mountpoints.oci_mounts(record, staged),
-        files=attachment.files(engine, container),
-        namespaces=_joined(engine, host),
-        shm_path=_joined_shm(engine, host),
-        cgroup_version=engine.cgroup_version,
-        hostname=record.config.hostname,
-        no_new_privileges=(
-            options.no_new_privileges
-            if chosen.no_new_privileges is None
-            else chosen.no_new_privileges
-        ),
-        apparmor=chosen.apparmor,
-        init_path=_init_path(engine, host),
-        default_ulimits=[
-            Ulimit(name=limit.name, soft=limit.soft, hard=limit.hard)
-            for limit in options.default_ulimits
-        ],
-        cgroup_parent=options.cgroup_parent or DEFAULT_CGROUP_PARENT,
-    )
-
-
-def _joined(engine: Engine, host: pb.HostConfig) -> dict[str, str]:
-    """Namespaces of other containers, by path."""
-    joined = {}
-    for kind, name, mode in (
-        ("network", "net", host.network_mode),
-        ("pid", "pid", host.pid_mode),
-        ("ipc", "ipc", host.ipc_mode),
-    ):
-        if mode.startswith("container:"):
-            joined[kind] = f"/proc/{_joined_pid(engine, mode)}/ns/{name}"
-    return joined
-
-
-def _joined_shm(engine: Engine, host: pb.HostConfig) -> str:
-    if not host.ipc_mode.startswith("container:"):
-        return ""
-    return f"/proc/{_joined_pid(engine, host.ipc_mode)}/root/dev/shm"
-
-
-def _joined_pid(engine: Engine, mode: str) -> int:
-    other = engine.containers.find(mode.removeprefix("container:"))
-    if not other.has_process:
-        raise Conflict(f"cannot join network namespace of a non running container: {other.id}")
-    return other.record.state.pid
-
-
-def _init_path(engine: Engine, host: pb.HostConfig) -> str:
-    wanted = host.init if host.HasField("init") else engine.options.init
-    if not wanted:
-        return ""
-    path = engine.options.init_path or "/usr/bin/docker-init"
-    if not os.path.exists(path):
-        raise InvalidArgument(
-            f"--init needs an init program, and {path} does not exist: see --init-path"
-        )
-    return path
-
-
-def _rootfs_mounts(engine: Engine, container_id: str) -> list[dict[str, Any]]:
-    return [
-        {
-            "type": mount.type,
-            "source": mount.source,
-            "destination": mount.destination,
-            "options": list(mount.options),
-        }
-        for mount in engine.images.container_mounts(container_id)
-    ]
-
-
-def _seccomp(engine: Engine, host: pb.HostConfig) -> str | None:
-    found = security.filter_for(host, engine.paths.seccomp, engine.options.seccomp_profile)
-    return None if found is None else os.fspath(found)
-
-
-def _runtime(engine: Engine, name: str) -> list[str] | None:
-    found = find_runtime(engine.options, name)
-    return None if found is None else [found.path, *found.arguments]
 
 
 def discard_bundle(bundle: Path) -> None:

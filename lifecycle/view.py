@@ -10,7 +10,7 @@ from functools import cache
 import orjson
 
 from common.errors import EngineError
-from lifecycle import archive, status
+from lifecycle import archive, links, status
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle.container import Container
 from lifecycle.engine import Engine
@@ -26,6 +26,8 @@ async def inspect(engine: Engine, container: Container, *, size: bool) -> pb.Con
         record.resolv_conf_path = f"{record.directory}/resolv.conf"
         record.hostname_path = f"{record.directory}/hostname"
         record.hosts_path = f"{record.directory}/hosts"
+    if record.host_config.HasField("links"):
+        record.host_config.links.values[:] = links.shown(engine.containers, record)
     if size:
         await _add_sizes(engine, container, record)
     return record

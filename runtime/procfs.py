@@ -43,18 +43,21 @@ def check_sysctl(key: str, value: str, namespaces: frozenset[str]) -> None:
     """Refuse what would change the host; ``namespaces`` are those that the container owns."""
     parts = sysctl_path(key).split("/")[1:]
     dotted = ".".join(parts)
+    refused = f'sysctl "{key}" '
     if dotted in IPC_SYSCTLS or dotted.startswith("fs.mqueue."):
-        needed = "ipc"
+        needed, text = "ipc", "is not allowed in the hosts ipc namespace"
     elif parts[0] == "net":
-        needed = "network"
-    elif dotted in ("kernel.hostname", "kernel.domainname"):
-        needed = "uts"
+        needed, text = "network", "not allowed in host network namespace"
+    elif dotted == "kernel.domainname":
+        needed, text = "uts", "not allowed in host uts namespace"
+    elif dotted == "kernel.hostname":
+        needed, text = "", 'is not allowed as it conflicts with the OCI "hostname" field'
     else:
-        raise RuntimeFailure("sysctl", f'sysctl "{key}" is not in a separate kernel namespace')
+        needed, text = "", "is not in a separate kernel namespace"
     if needed not in namespaces:
-        raise RuntimeFailure("sysctl", f'sysctl "{key}" not allowed in host {needed} namespace')
+        raise RuntimeFailure("config", refused + text)
     if {"", ".", ".."} & set(parts) or not value.isprintable():
-        raise RuntimeFailure("sysctl", f'sysctl "{key}" = {value!r} is not valid')
+        raise RuntimeFailure("config", f"{refused}= {value!r} is not valid")
 
 
 def write_sysctl(procfs: int, key: str, value: str) -> None:
@@ -68,7 +71,7 @@ def write_sysctl(procfs: int, key: str, value: str) -> None:
     try:
         os.write(fd, value.encode())
     except OSError as error:
-        message = f"failed to write sysctl {key} = {value!r}: {reason(error.errno or 0)}"
+        message = f'failed to write sysctl {key} = "{value}": {reason(error.errno or 0)}'
         raise RuntimeFailure("sysctl", message, errno=error.errno or 0, path=path) from error
     finally:
         os.close(fd)

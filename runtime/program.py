@@ -82,11 +82,7 @@ def prepare(
 def _rlimit(name: str, soft: int, hard: int) -> tuple[int, int, int]:
     number = getattr(resource, name, None) if name.startswith("RLIMIT_") else None
     if number is None:
-        raise RuntimeFailure("config", f"invalid rlimit type: {name}")
-    if soft > hard:
-        raise RuntimeFailure(
-            "config", f"rlimit {name}: soft limit {soft} is above hard limit {hard}"
-        )
+        raise RuntimeFailure("config", f"wrong rlimit value: {name}")
     return (
         number,
         *(resource.RLIM_INFINITY if value >= RLIM_INFINITY else value for value in (soft, hard)),
@@ -156,8 +152,12 @@ def set_limits(program: Program) -> None:
         try:
             resource.setrlimit(number, (soft, hard))
         except (OSError, ValueError) as error:
-            code = getattr(error, "errno", None) or errno.EPERM
-            message = f"error setting rlimits for ready process: {reason(code)}"
+            # Python has no errno for a soft limit above the hard one, or a hard one raised.
+            code = errno.EINVAL if soft > hard else getattr(error, "errno", None) or errno.EPERM
+            message = (
+                "error setting rlimits for ready process: error setting rlimit type "
+                f"{number}: {reason(code)}"
+            )
             raise RuntimeFailure("rlimits", message, errno=code) from error
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "OOMWatch",
     "Stats",
     "detect",
+    "hierarchies",
     "join_self",
     "leave_root",
     "manager",

@@ -162,7 +162,7 @@ def test_sysctl_of_the_host_is_refused(box: Box, key: str, value: str) -> None:
     box.linux["sysctl"] = {key: value}
     with pytest.raises(Failed) as caught:
         box.create()
-    assert caught.value.step == "sysctl"
+    assert caught.value.step == "config"
     assert Path("/proc/sys/kernel/core_pattern").read_text() == before
 
 
