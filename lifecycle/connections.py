@@ -8,6 +8,8 @@ thread of this process, because the kernel takes its time. What fails is taken b
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Iterable
 from typing import Any
 
 from common import endpoint as plugging
@@ -15,10 +17,12 @@ from common.errors import Conflict, EngineError, InternalError, InvalidArgument,
 from lifecycle import attachment, etcfiles, status
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle._pb.networks_pb2 import EndpointSettings
-from lifecycle.container import Container
+from lifecycle.container import Container, describe
 from lifecycle.engine import Engine
 from lifecycle.network_records import EndpointRecord, NetworkRecord
 from networking.ports import BoundPort
+
+log = logging.getLogger(__name__)
 
 SHARED = (
     "container sharing network namespace with another container or host cannot be connected to any "
@@ -95,6 +99,41 @@ def force_disconnect(engine: Engine, container_ref: str, ref: str) -> None:
             engine.networks.disconnect(endpoint.container_id, network.id)
             return
     raise NotFound(f"No such container: {container_ref}")
+
+
+def settle(engine: Engine, live: Iterable[str]) -> list[Container]:
+    """Finish what the last process had begun, backwards; returns whose shims are to be told.
+
+    A connect that the container's record does not know is taken back, and a disconnect of which
+    only the record is left is done.
+    """
+    containers = [found for found in map(engine.containers.get, live) if found is not None]
+    before = {item.id: _endpoint_ids(engine, item) for item in containers}
+    known = {settings.endpoint_id for item in containers for settings in item.record.endpoints}
+    engine.networks.restore([item.id for item in containers], known)
+    changed = []
+    for item in containers:
+        present = _endpoint_ids(engine, item)
+        gone = [one for one in item.record.endpoints if one.endpoint_id not in present]
+        for settings in gone:
+            item.record.endpoints.remove(settings)
+        if gone:
+            engine.containers.save(item)
+        if gone or present != before[item.id]:
+            changed.append(item)
+    return changed
+
+
+async def tell_shims(engine: Engine, containers: Iterable[Container]) -> None:
+    for item in containers:
+        try:
+            await _tell_shim(engine, item, ())
+        except EngineError as error:
+            log.warning("the network of %s may be wrong: %s", describe(item), error)
+
+
+def _endpoint_ids(engine: Engine, container: Container) -> set[str]:
+    return {one.id for one in engine.networks.endpoints_of(container.id)}
 
 
 def _check_alive(container: Container) -> None:

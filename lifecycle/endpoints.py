@@ -46,10 +46,12 @@ class Endpoints:
         self._names = names
         self.firewall: Firewall | None = None  # set at start; None with --iptables=false
 
-    def restore(self, live: Collection[str]) -> None:
+    def restore(self, live: Collection[str], known: Collection[str] | None) -> None:
         """Take the addresses and ports of containers that run, forget those of the others."""
         for record in list(self._store.endpoints.values()):
-            if record.container_id not in live or record.network_id not in self._store.networks:
+            is_known = known is None or record.id in known
+            is_live = record.container_id in live and record.network_id in self._store.networks
+            if not is_live or not is_known:
                 self._store.remove_endpoint(record.id)
                 continue
             for address in record.addresses:

@@ -115,9 +115,15 @@ class NetworkService:
             self._pools[record.id] = network_pools.pools_of(record)
         return [record for record in self._store.networks.values() if record.bridge]
 
-    def restore(self, live_container_ids: Collection[str]) -> list[str]:
-        """Take over what running containers have; returns the interfaces that were removed."""
-        self._endpoints.restore(live_container_ids)
+    def restore(
+        self, live_container_ids: Collection[str], known_endpoints: Collection[str] | None = None
+    ) -> list[str]:
+        """Take over what running containers have; returns the interfaces that were removed.
+
+        ``known_endpoints`` are those that containers' records name: others are of connects that
+        were never finished.
+        """
+        self._endpoints.restore(live_container_ids, known_endpoints)
         self._paths.names.mkdir(mode=0o700, exist_ok=True)
         self._names.sync(self._store.networks.values(), self._store.endpoints.values())
         networks = [record for record in self._store.networks.values() if record.bridge]

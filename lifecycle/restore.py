@@ -15,7 +15,7 @@ from pathlib import Path
 
 from common.errors import EngineError
 from common.ids import FULL_ID
-from lifecycle import exits, health, operations, staging, status, volume_use
+from lifecycle import connections, exits, health, operations, staging, status, volume_use
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle.container import Container, describe
 from lifecycle.engine import Engine
@@ -39,10 +39,11 @@ async def restore(engine: Engine) -> None:
         found = await asyncio.gather(*(_adopt(engine, item) for item in was_up))
     lost = [(item, record) for item, record in zip(was_up, found, strict=True) if record]
     live = {item.id for item in was_up} - {item.id for item, _ in lost}
-    engine.networks.restore(live)
+    changed = connections.settle(engine, live)
     volume_use.adopt(engine, live)
     staging.sweep(engine)
     await asyncio.to_thread(_sweep, engine, live)
+    await connections.tell_shims(engine, changed)
     await engine.volumes.sweep()
     for item, record in lost:
         await exits.exited(engine, item, record)
