@@ -11,10 +11,13 @@ that no transaction names is removed at the next start.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
+import fcntl
 import hashlib
 import os
 import secrets
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -39,6 +42,29 @@ class ContentStore:
     def create(self) -> None:
         for directory in (self.root, self._blobs, self._ingest):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def occupy(self) -> int:
+        """A descriptor that shows, for as long as a process has it, that one writes here."""
+        fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        return fd
+
+    async def is_left_alone(self, seconds: float) -> bool:
+        """Whether nobody writes here; the worker of a lifecycle that died is about to end."""
+        deadline = time.monotonic() + seconds
+        fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            while True:
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        return False
+                    await asyncio.sleep(0.01)
+                else:
+                    return True
+        finally:
+            os.close(fd)
 
     def path(self, digest: str) -> Path:
         # The digest becomes a file's name, so its form is checked first.

@@ -7,6 +7,7 @@ in lifecycle's event loop: what takes longer than a query or a rename runs in th
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
@@ -42,6 +43,10 @@ from images.removal import InUse, Remover
 from images.snapshots import Snapshots
 from images.store import ImageStore
 
+WORKER_END_SECONDS = 10.0
+
+log = logging.getLogger("longshore.images")
+
 
 class ImageService:
     def __init__(
@@ -67,6 +72,8 @@ class ImageService:
         """Make the directories, and remove what a crash left; before the first container starts."""
         self._content.create()
         self._snapshots.create()
+        if not await self._content.is_left_alone(WORKER_END_SECONDS):
+            log.warning("the image worker of a lifecycle process that died is still at work")
         self._collector.start()
 
     async def close(self) -> None:
@@ -336,9 +343,11 @@ class ImageService:
     def _to_save(self, name: str) -> list[tuple[Image, list[str]]]:
         """A repository's name means all its tags; an id or a digest, none."""
         try:
-            wanted = reference.parse(name)
+            wanted = None if reference.is_image_id(name) else reference.parse(name)
         except InvalidArgument:
             wanted = None  # an id: else resolving it fails in Docker's words
+        if wanted is not None and wanted.familiar_name == "sha256":
+            wanted = None
         if wanted is not None and wanted.tag is None and wanted.digest is None:
             tagged = self._store.repository_tags(wanted.repository)
             if tagged:

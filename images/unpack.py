@@ -154,6 +154,7 @@ def _send(control: socket.socket, message: dict[str, Any]) -> None:
 
 
 def main() -> None:
+    confinement.prctl(confinement.PR_SET_PDEATHSIG, signal.SIGKILL)
     setproctitle("longshore-unpack")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     control = socket.socket(fileno=int(sys.argv[1]))

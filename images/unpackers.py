@@ -41,7 +41,8 @@ class _Job:
 
 
 class Unpackers:
-    def __init__(self) -> None:
+    def __init__(self, occupied: int) -> None:
+        self._occupied = occupied  # for the process to have, too: see ContentStore.occupy
         self._slots = asyncio.Semaphore(max(2, os.cpu_count() or 1))
         self._jobs: dict[int, _Job] = {}
         self._last = 0
@@ -95,7 +96,7 @@ class Unpackers:
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "images.unpack", str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(theirs.fileno(), self._occupied),
                 stdin=subprocess.DEVNULL,
                 cwd="/",
                 env={"PYTHONPATH": str(SOURCE_ROOT), "LC_ALL": "C.UTF-8"},

@@ -34,6 +34,7 @@ from images.archive_load import Load
 from images.archive_save import Save
 from images.channel import Channel, Message
 from images.commit import Commit
+from images.confinement import PR_SET_PDEATHSIG, prctl
 from images.content import ContentStore
 from images.decompress import Decompress
 from images.import_ import Import
@@ -53,7 +54,7 @@ Handler = Callable[[Operation], Awaitable[dict[str, Any]]]
 class Worker:
     def __init__(self, sock: socket.socket, data_root: Path) -> None:
         self._content = ContentStore(data_root / "content")
-        self._unpackers = Unpackers()
+        self._unpackers = Unpackers(self._content.occupy())
         self._unpackers.start()  # while the first operation still waits for the registry
         snapshots = Snapshots(data_root / "snapshots")
         # lifecycle starts a worker only when no other is at work.
@@ -126,6 +127,8 @@ async def _serve(sock: socket.socket, data_root: Path) -> None:
 
 
 def main() -> None:
+    # Nothing that it does is of use without lifecycle, whose successor is to find the disk at rest.
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     setproctitle("longshore-images")
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # lifecycle decides when this ends

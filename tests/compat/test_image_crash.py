@@ -1,0 +1,150 @@
+"""kill -9 of lifecycle while images come and go: what is left is whole, and nothing is left over.
+
+A few random moments in each run of the suite; LONGSHORE_KILLS=50 makes it fifty.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import re
+import subprocess
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import polling
+from tests.archives import Layer, docker_archive
+from tests.engine import Engine, OwnEngine, fresh_name
+from tests.registry import Registry
+
+KILLS = int(os.environ.get("LONGSHORE_KILLS", "3"))
+FILES = 300
+LONGEST_SECONDS = 0.5
+
+
+@pytest.fixture(scope="module")
+def crashing(make_engine: Callable[..., OwnEngine]) -> OwnEngine:
+    return make_engine()
+
+
+def layers(generator: random.Random) -> list[bytes]:
+    made = []
+    for number in range(3):
+        layer = Layer().directory(f"d{number}")
+        for index in range(FILES):
+            layer.file(f"d{number}/{index}", generator.randbytes(generator.randrange(20_000)))
+        made.append(layer.tar())
+    return made
+
+
+def trees(data_root: Path) -> dict[str, str]:
+    """A digest of each finished layer's names and contents."""
+    found = {}
+    for layer in (data_root / "snapshots").glob("*/layer.json"):
+        digest = hashlib.sha256()
+        for path in sorted((layer.parent / "fs").rglob("*")):
+            digest.update(str(path.relative_to(layer.parent)).encode())
+            digest.update(path.read_bytes() if path.is_file() else b"")
+        found[layer.parent.name] = digest.hexdigest()
+    return found
+
+
+def store_files(data_root: Path) -> set[str]:
+    """Everything that the image store has on disk, but for what is inside layers."""
+    directories = ("content/sha256", "content/ingest", "snapshots", "snapshots/new", "snapshots/l")
+    return {
+        f"{directory}/{path.name}"
+        for directory in directories
+        for path in (data_root / directory).iterdir()
+        if directory != "snapshots/l"
+    } | {"links: " + str(len(list((data_root / "snapshots/l").iterdir())))}
+
+
+class Lab:
+    """An image in a registry and in an archive, and what commands do with it."""
+
+    def __init__(self, engine: OwnEngine, registry: Registry, directory: Path) -> None:
+        generator = random.Random(7)
+        made = layers(generator)
+        self.engine = engine
+        self.remote = registry.put(f"{fresh_name()}:1", made, made)
+        self.local = f"{fresh_name()}:1"
+        self.archive = directory / "image.tar"
+        self.archive.write_bytes(docker_archive([self.local], layers(generator)))
+
+    @property
+    def commands(self) -> list[tuple[str, ...]]:
+        return [
+            ("pull", "-q", self.remote),
+            ("load", "-q", "-i", str(self.archive)),
+            ("rmi", "-f", self.remote),
+            ("rmi", "-f", self.local),
+        ]
+
+    def wait(self) -> None:
+        def answers() -> bool:
+            return self.engine.api("GET", "/images/json").status == 200
+
+        polling.until(answers, "lifecycle to be back", timeout=20)
+
+    def check(self, good: dict[str, str]) -> None:
+        """Each image that is listed can be inspected and saved, and its layers are whole."""
+        for image in self.engine.api("GET", "/images/json?all=1").json():
+            found = self.engine.api("GET", f"/images/{image['Id']}/json")
+            assert found.status == 200, found.body
+            with (
+                subprocess.Popen(
+                    [self.engine.cli, "save", image["Id"]],
+                    env=self.engine.env,
+                    stdout=subprocess.PIPE,
+                ) as saving,
+                tarfile.open(fileobj=saving.stdout, mode="r|") as archive,
+            ):
+                for entry in archive:
+                    if match := re.fullmatch("blobs/sha256/([0-9a-f]{64})", entry.name):
+                        content = archive.extractfile(entry)
+                        assert content is not None
+                        assert hashlib.sha256(content.read()).hexdigest() == match[1]
+            assert saving.returncode == 0
+        for name, digest in trees(self.engine.data_root).items():
+            assert good.get(name) == digest, f"layer {name} is not whole"
+
+
+@pytest.fixture
+def lab(crashing: OwnEngine, registry: Registry, tmp_path: Path) -> Iterator[Lab]:
+    lab = Lab(crashing, registry, tmp_path)
+    yield lab
+    crashing.docker("rmi", "-f", lab.remote, lab.local, check=False)
+
+
+@pytest.mark.timeout(60 + 10 * KILLS)
+def test_kill_at_random_moments(engine: Engine, lab: Lab) -> None:
+    crashing = lab.engine
+    seed = random.randrange(1 << 32)
+    generator = random.Random(seed)
+    empty = store_files(crashing.data_root)
+    for command in lab.commands[:2]:
+        crashing.docker(*command)
+    good = trees(crashing.data_root)
+    assert len(good) == 6
+    for number in range(KILLS):
+        command = generator.choice(lab.commands)
+        client = crashing.spawn(*command)
+        time.sleep(generator.uniform(0, LONGEST_SECONDS))  # the moment is what is tried
+        crashing.kill_lifecycle()
+        client.communicate(timeout=30)
+        lab.wait()
+        try:
+            lab.check(good)
+            crashing.docker(*command, check=command[0] != "rmi")
+            lab.check(good)
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}, kill {number}, {command}: {error}") from None
+    crashing.docker("rmi", "-f", lab.remote, check=False)
+    crashing.docker("rmi", "-f", lab.local, check=False)
+    assert store_files(crashing.data_root) == empty, f"seed {seed}"
