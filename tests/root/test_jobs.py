@@ -1,0 +1,257 @@
+"""The zygote's jobs on containers whose files are made to deceive them."""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import os
+import socket
+import tarfile
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shim.protocol import Connection, Message, close_all
+from tests.archives import Layer
+from tests.polling import until
+from tests.root.shim_lab import Lab, Shim
+
+ROUNDS = 150
+RENAME_EXCHANGE = 2
+AT_FDCWD = -100
+# What a careless process opens on its way: a FIFO holds it there for ever.
+TRAPS = (
+    *("etc/nsswitch.conf", "etc/localtime", "etc/ld.so.cache", "etc/ld.so.preload"),
+    *("lib/x86_64-linux-gnu/libnss_files.so.2", "lib/libnss_files.so.2", "lib64/libnss_dns.so.2"),
+    *("usr/lib/x86_64-linux-gnu/gconv/gconv-modules", "usr/lib/locale/locale-archive"),
+    *("usr/lib/python3.11/encodings/idna.py", "usr/bin/xz", "usr/bin/unpigz", "usr/bin/tar"),
+)
+
+
+@pytest.fixture
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    lab = Lab(tmp_path_factory.mktemp("jobs"))
+    yield lab
+    lab.close()
+
+
+class Job:
+    """One job of the lab's zygote, with a stream if it has one."""
+
+    def __init__(
+        self, lab: Lab, kind: str, view: Message, arguments: Message, fds: list[int]
+    ) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        request = {"op": "job", "kind": kind, "id": "ab" * 32, "exec_root": str(lab.exec_root)}
+        with theirs:
+            lab.control.send(
+                {**request, "view": view, "arguments": arguments}, [theirs.fileno(), *fds]
+            )
+        answer, received = lab.control.recv()
+        close_all(received)
+        self.pid = int(answer["pid"])
+        ours.settimeout(10)
+        self.control = Connection(ours)
+
+    def answer(self) -> Message:
+        with self.control.socket:
+            return self.control.recv()[0]
+
+    def ended(self) -> bool:
+        return not Path(f"/proc/{self.pid}").exists()
+
+
+def running(shim: Shim) -> tuple[Message, list[int]]:
+    pid = int(shim.subscribe()["pid"])
+    return {"running": True, "hidden": ["/proc", "/sys", "/dev"]}, [os.pidfd_open(pid)]
+
+
+def stopped(lab: Lab, work: Path, **fields: Any) -> Message:
+    """An overlay on the lab's root file system."""
+    for name in ("upper", "work"):
+        (work / name).mkdir(parents=True, exist_ok=True)
+    layers = (f"lowerdir={lab.rootfs}", f"upperdir={work}/upper", f"workdir={work}/work")
+    root = {"destination": "/", "type": "overlay", "source": "overlay", "options": list(layers)}
+    scratch = lab.directory / "scratch"
+    scratch.mkdir(exist_ok=True)
+    return {
+        "running": False,
+        "scratch": str(scratch),
+        "root": root,
+        "mounts": [],
+        "readonly": False,
+        **fields,
+    }
+
+
+def get(lab: Lab, view: Message, fds: list[int], path: str) -> tuple[Message, bytes]:
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            job = Job(lab, "get", view, {"path": path, "ref": "x"}, [theirs.fileno(), *fds])
+        data = b""
+        while piece := ours.recv(1 << 16):
+            data += piece
+    return job.answer(), data
+
+
+def put(lab: Lab, view: Message, fds: list[int], path: str, tar: bytes, **more: Any) -> Message:
+    ours, theirs = socket.socketpair()
+    arguments = {
+        "path": path,
+        "ref": "x",
+        "no_overwrite_dir_non_dir": False,
+        "copy_uid_gid": False,
+        "user": "",
+        **more,
+    }
+    with ours:
+        with theirs:
+            job = Job(lab, "put", view, arguments, [theirs.fileno(), *fds])
+        with suppress(BrokenPipeError):  # the job may know from the path alone
+            ours.sendall(tar)
+            ours.shutdown(socket.SHUT_WR)
+        return job.answer()
+
+
+class Swapper:
+    """Exchanges a directory with a link to the host's canary, over and over."""
+
+    def __init__(self, one: Path, other: Path) -> None:
+        self._names = (os.fsencode(one), os.fsencode(other))
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+        one, other = self._names
+        while not self._stop.is_set():
+            assert renameat2(AT_FDCWD, one, AT_FDCWD, other, RENAME_EXCHANGE) == 0
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+@pytest.mark.timeout(120)
+def test_exchanged_links_never_lead_out(lab: Lab, tmp_path: Path) -> None:
+    """CVE-2018-15664: a directory that becomes a link between the look and the use."""
+    canary = tmp_path / "file"
+    canary.write_text("host")
+    (lab.rootfs / "swap").mkdir()
+    (lab.rootfs / "swap/file").write_text("container")
+    (lab.rootfs / "swap/sub").mkdir()
+    (lab.rootfs / "trap").symlink_to(tmp_path)
+    view, fds = running(lab.run("sleep", "1000"))
+    inner = Layer().file("file", "container").file("sub/file", "container").tar()
+    outer = Layer().file("swap/file", "container").file("swap/sub/file", "container").tar()
+    codes = set()
+    with Swapper(lab.rootfs / "swap", lab.rootfs / "trap"):
+        for _ in range(ROUNDS // 3):
+            answer, data = get(lab, view, fds, "/swap/file")
+            assert b"host" not in data
+            codes.add("ok" if "ok" in answer else answer["error"]["code"])
+            answer, data = get(lab, view, fds, "/swap/.")
+            assert b"host" not in data
+            put(lab, view, fds, "/swap", inner)
+            put(lab, view, fds, "/", outer)
+    close_all(fds)
+    assert (canary.read_text(), [path.name for path in tmp_path.iterdir()]) == ("host", ["file"])
+    assert "ok" in codes
+
+
+def test_nothing_of_the_container_is_loaded(lab: Lab) -> None:
+    """CVE-2019-14271, CVE-2026-41567: libraries, codecs and programs of the image are not ours."""
+    for trap in TRAPS:
+        path = lab.rootfs / trap
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.mkfifo(path)
+    (lab.rootfs / "etc/group").unlink()
+    os.mkfifo(lab.rootfs / "etc/group")
+    view, fds = running(lab.run("sleep", "1000"))
+    layer = Layer().file("päth", "x").symlink("link", "päth").directory("dir")
+    assert put(lab, view, fds, "/home", layer.tar()) == {"ok": {}}
+    owned = put(lab, view, fds, "/home", layer.tar(), copy_uid_gid=True, user="postgres")
+    assert owned == {"ok": {}}
+    assert (lab.rootfs / "home/link").lstat().st_uid == 70
+    answer, data = get(lab, view, fds, "/")
+    assert answer == {"ok": {}}
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        assert tar.getmember("/etc/localtime").isfifo()
+    error = put(lab, view, fds, "/home", b"\xfd7zXZ\0" + bytes(1024))["error"]
+    assert error["message"] == "archive/tar: invalid tar header"
+    close_all(fds)
+
+
+def test_a_fake_proc_is_not_entered(lab: Lab, tmp_path: Path) -> None:
+    """A procfs that the container got from elsewhere has no way to the job's own descriptors."""
+    view, fds = running(
+        lab.run("sleep", "1000", rootfs_mounts=[], config={"root": {"readonly": False}})
+    )
+    secret = tmp_path / "secret"
+    secret.write_text("host")
+    for path in ("/proc/self/root/etc/passwd", "/proc/1/root", "/proc/self/fd/0"):
+        answer, _ = get(lab, view, fds, path)
+        assert answer["error"]["code"] == "not_found", path
+    close_all(fds)
+    bind = {"type": "bind", "source": "/proc", "destination": "/host", "options": ["rbind", "ro"]}
+    view = stopped(lab, tmp_path / "overlay", mounts=[bind])
+    for path in ("/host/1/root/etc/passwd", "/host/self/root", "/host/self/exe/x"):
+        answer, data = get(lab, view, [], path)
+        assert "error" in answer or b"root:" not in data, path
+    answer, data = get(lab, view, [], "/host")
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        assert len(tar.getnames()) < 10_000
+
+
+def test_a_closed_control_socket_ends_the_job(lab: Lab, tmp_path: Path) -> None:
+    view = stopped(lab, tmp_path / "overlay")
+    ours, theirs = socket.socketpair()
+    arguments = {
+        "path": "/",
+        "ref": "x",
+        "no_overwrite_dir_non_dir": False,
+        "copy_uid_gid": False,
+        "user": "",
+    }
+    with ours, theirs:
+        job = Job(lab, "put", view, arguments, [theirs.fileno()])
+        ours.sendall(b"x")
+        assert not job.ended()
+        job.control.close()
+        until(job.ended, "the job to end")
+
+
+def test_readers_leave_a_stopped_container_alone(lab: Lab, tmp_path: Path) -> None:
+    """Not even a mount point is made where nothing is to be written."""
+    work = tmp_path / "overlay"
+    (tmp_path / "volume").mkdir()
+    (tmp_path / "volume/file").write_text("x")
+    bind = {
+        "type": "bind",
+        "source": str(tmp_path / "volume"),
+        "destination": "/new/mount",
+        "options": ["rbind", "rprivate"],
+    }
+    view = stopped(lab, work, mounts=[bind])
+    answer, data = get(lab, view, [], "/new/mount/file")
+    assert answer == {"ok": {}}
+    assert data
+    assert list((work / "upper").iterdir()) == []
+    assert put(lab, view, [], "/new/mount", Layer().file("more", "y").tar()) == {"ok": {}}
+    assert (tmp_path / "volume/more").read_text() == "y"
+
+
+def test_a_request_for_nonsense_is_answered(lab: Lab, tmp_path: Path) -> None:
+    job = Job(lab, "format-disk", {}, {}, [])
+    assert job.answer()["error"]["code"] == "invalid_argument"
+    job = Job(lab, "stat", stopped(lab, tmp_path / "overlay"), {}, [])
+    assert job.answer()["error"]["code"] == "internal"
+    assert lab.run("true").exit_code() == 0
