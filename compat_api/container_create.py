@@ -15,9 +15,11 @@ from compat_api.container_checks import (
     check_modes,
     check_name,
     check_resources,
+    check_restart_policy,
 )
 from compat_api.container_fields import CONFIG, ENDPOINT, HOST_CONFIG, UPDATE
 from compat_api.endpoint_checks import check_endpoint, check_sysctls, is_user_defined
+from compat_api.errors import prefixed
 from compat_api.mount_checks import check_mount_types
 from compat_api.schema import mismatch
 from lifecycle._pb import containers_pb2 as pb
@@ -63,7 +65,8 @@ def create_request(
     check_resources(host.resources, update=False)
     check_host_config(host)
     for endpoint in request.endpoints:
-        check_endpoint(endpoint.network, endpoint)
+        with prefixed(f"invalid config for network {endpoint.network}"):
+            check_endpoint(endpoint.network, endpoint)
     return request, section_warnings(host) + warnings
 
 
@@ -143,4 +146,5 @@ def update_request(body: dict[str, Any], ref: str) -> pb.UpdateRequest:
     if resources.HasField("pids_limit") and resources.pids_limit < 0:
         resources.pids_limit = 0
     check_resources(resources, update=True)
+    check_restart_policy(request.restart_policy)
     return request

@@ -198,7 +198,7 @@ DEVICE_REQUEST = Schema(
         Integer("Count", "count", "int"),
         Texts("DeviceIDs", "device_ids"),
         TextLists("Capabilities", "capabilities"),
-        Map("Options", "options", null=True),
+        Map("Options", "options", presence="has_options"),
     ),
 )
 

@@ -155,7 +155,7 @@ def network_settings_body(container: pb.Container) -> dict[str, Any]:
         "IPAddress": legacy.ip_address,
         "IPPrefixLen": legacy.ip_prefix_len,
         "IPv6Gateway": legacy.ipv6_gateway,
-        "MacAddress": legacy.assigned_mac if legacy.endpoint_id else "",
+        "MacAddress": legacy.assigned_mac or legacy.mac_address,
         "Networks": {item.network: endpoint_body(item) for item in container.endpoints},
     }
 

@@ -25,6 +25,17 @@ _SYNONYMS = {
 }
 
 
+# Architectures that can be named alone.
+_KNOWN = frozenset(
+    (
+        *("386", "amd64", "amd64p32", "arm", "arm64", "armbe", "arm64be", "loong64", "mips"),
+        *("mipsle", "mips64", "mips64le", "mips64p32", "mips64p32le", "ppc", "ppc64", "ppc64le"),
+        *("riscv", "riscv64", "s390", "s390x", "sparc", "sparc64", "wasm"),
+        *_SYNONYMS,
+    )
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Platform:
     os: str
@@ -51,6 +62,10 @@ class Platform:
         if len(parts) > 3:
             raise InvalidArgument(f'"{text}": cannot parse platform specifier: invalid argument')
         if len(parts) == 1 and parts[0] != "linux":
+            if parts[0] not in _KNOWN:
+                raise InvalidArgument(
+                    f'"{text}": unknown operating system or architecture: invalid argument'
+                )
             parts.insert(0, "linux")
         architecture = parts[1] if len(parts) > 1 else cls.of_host().architecture
         architecture = _SYNONYMS.get(architecture, architecture)

@@ -44,10 +44,8 @@ def _kernel(host: pb.HostConfig, around: Surroundings) -> Iterable[Json]:
     yield _mount("/sys", "sysfs", "sysfs", [*_NO_PRIVILEGE, system])
     cgroups = "rw" if around.writable_cgroups else "ro"
     yield _mount("/sys/fs/cgroup", "cgroup", "cgroup", [cgroups, *_NO_PRIVILEGE])
-    if host.ipc_mode != "host":
-        yield _mount("/dev/mqueue", "mqueue", "mqueue", _NO_PRIVILEGE)
-    else:
-        yield _bind("/dev/mqueue", "/dev/mqueue", ["rbind", *_NO_PRIVILEGE])
+    # Shows the queues of the IPC namespace, whichever it is.
+    yield _mount("/dev/mqueue", "mqueue", "mqueue", _NO_PRIVILEGE)
     if host.ipc_mode == "host":
         yield _bind("/dev/shm", "/dev/shm", ["rbind", *_NO_PRIVILEGE])
     elif around.shm_path:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import Any
 
 from common.errors import InternalError, InvalidArgument
@@ -26,6 +27,7 @@ def gather(engine: Engine, container: Container, staged: Mapping[str, str]) -> s
     host = record.host_config
     chosen = security.parse(host.security_opt.values)
     _refuse_device_requests(host)
+    _check_resolvers(host)
     links.check(engine.containers, record)
     if host.network_mode.startswith("container:"):
         _take_names(record, joined.network_container(engine.containers, host.network_mode).record)
@@ -53,6 +55,16 @@ def gather(engine: Engine, container: Container, staged: Mapping[str, str]) -> s
         ],
         cgroup_parent=options.cgroup_parent or DEFAULT_CGROUP_PARENT,
     )
+
+
+def _check_resolvers(host: pb.HostConfig) -> None:
+    for server in host.dns.values:
+        try:
+            ip_address(server)
+        except ValueError:
+            raise InternalError(
+                f'bad nameserver address {server}: ParseAddr("{server}"): unable to parse IP'
+            ) from None
 
 
 def _take_names(record: pb.Container, other: pb.Container) -> None:

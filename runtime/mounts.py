@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,6 +43,9 @@ PROC_FILES = frozenset(
     )
 )
 VALUE_LIMIT = 255  # of a string given to fsconfig(2)
+
+# Another process's root, and the path in it.
+_PROCESS_ROOT = re.compile(r"/proc/([0-9]+)/root(/.*)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,7 @@ def _open_source(
     source: str, options: MountOptions, mount: Mount, userns_fd: Callable[[Mount], int]
 ) -> int:
     recursive = AT_RECURSIVE if options.bind_recursive else 0
-    tree = syscalls.open_tree(AT_FDCWD, source, OPEN_TREE_CLONE | recursive)
+    tree = _clone(source, OPEN_TREE_CLONE | recursive)
     try:
         if not any(value == syscalls.MS_SHARED for value, _ in options.propagation):
             # A clone of a shared mount is its peer: what is mounted in the container would appear
@@ -150,6 +154,34 @@ def _configure(context: int, filesystem: str, option: str) -> None:
         _lower_directories(context, value)
     else:
         _set_string(context, name, value)
+
+
+def _clone(source: str, flags: int) -> int:
+    """The kernel clones mounts of the caller's own mount namespace only.
+
+    A source such as /proc/<pid>/root/dev/shm, with which containers share an IPC namespace, is
+    opened inside the namespace that it leads to. The caller has one thread, and what setns changes
+    besides, the root and the working directory, is the same again afterwards.
+    """
+    found = _PROCESS_ROOT.match(source)
+    if found is None:
+        return syscalls.open_tree(AT_FDCWD, source, flags)
+    own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    cwd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        other = os.open(f"/proc/{found[1]}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            syscalls.setns(other, syscalls.CLONE_NEWNS)
+        finally:
+            os.close(other)
+        try:
+            return syscalls.open_tree(AT_FDCWD, found[2], flags)
+        finally:
+            syscalls.setns(own, syscalls.CLONE_NEWNS)
+            os.fchdir(cwd)
+    finally:
+        os.close(own)
+        os.close(cwd)
 
 
 def _lower_directories(context: int, value: str) -> None:
