@@ -28,6 +28,7 @@ REGULAR, HARDLINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO = (
 _REGULAR_TYPES = frozenset((b"0", b"\0", b"7", b"S"))
 _OTHER_TYPES = frozenset((HARDLINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO))
 _XATTR = b"SCHILY.xattr."
+_SPARSE_PARTS = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
 
 
 class CorruptArchive(Exception):
@@ -275,6 +276,7 @@ def _verify_checksum(header: bytes) -> None:
 
 def _pax_records(data: bytes) -> dict[bytes, bytes]:
     records: dict[bytes, bytes] = {}
+    segments: list[bytes] = []
     at = 0
     while at < len(data):
         space = data.find(b" ", at, at + 10)
@@ -285,8 +287,13 @@ def _pax_records(data: bytes) -> dict[bytes, bytes]:
         key, equals, value = record.partition(b"=")
         if end > len(data) or end <= space or not equals or not value.endswith(b"\n"):
             raise CorruptArchive("corrupt PAX header")
-        records[key] = value[:-1]
+        if key in _SPARSE_PARTS:  # sparse format 0.0 repeats these; 0.1 has them as one list
+            segments.append(value[:-1])
+        else:
+            records[key] = value[:-1]
         at = end
+    if segments:
+        records[b"GNU.sparse.map"] = b",".join(segments)
     return records
 
 

@@ -238,13 +238,13 @@ def _oci_images(archive: Archive, wanted: Platform | None) -> list[LoadedImage]:
         name = annotations.get("io.containerd.image.name") or annotations.get(
             "org.opencontainers.image.ref.name", ""
         )
-        data = _blob(archive, entry.digest)
+        data = _blob(archive, entry)
         document = manifest.parse(data, entry.media_type)
         if isinstance(document, manifest.Index):
             chosen = manifest.choose(document, wanted or Platform.of_host())
             if chosen is None:
                 raise InvalidArgument(f"no image for {wanted or Platform.of_host()} in the archive")
-            data = _blob(archive, chosen.digest)
+            data = _blob(archive, chosen)
             document = manifest.parse(data, chosen.media_type)
         if not isinstance(document, manifest.Manifest):
             raise InvalidArgument("invalid archive: an index of indexes")
@@ -255,8 +255,10 @@ def _oci_images(archive: Archive, wanted: Platform | None) -> list[LoadedImage]:
 def _oci_image(
     archive: Archive, document: manifest.Manifest, data: bytes, name: str
 ) -> LoadedImage:
+    for layer in document.layers:
+        _check_blob(archive, layer)
     return LoadedImage(
-        config=_blob(archive, document.config.digest),
+        config=_blob(archive, document.config),
         layers=tuple(archive.blob(layer.digest) for layer in document.layers),
         media_types=tuple(layer.media_type for layer in document.layers),
         references=(name,) if "/" in name or ":" in name else (),
@@ -264,8 +266,17 @@ def _oci_image(
     )
 
 
-def _blob(archive: Archive, digest: str) -> bytes:
-    data = archive.read(archive.blob(digest))
-    if digest_of(data) != digest:
-        raise InvalidArgument(f"invalid archive: the content of {digest} is not that")
-    return data
+def _blob(archive: Archive, wanted: manifest.Descriptor) -> bytes:
+    _check_blob(archive, wanted)
+    return archive.read(archive.blob(wanted.digest))
+
+
+def _check_blob(archive: Archive, wanted: manifest.Descriptor) -> None:
+    """Whether the archive has under the digest's name what the digest and the size say."""
+    found = archive.find(archive.blob(wanted.digest))
+    if found.digest != wanted.digest:
+        raise InvalidArgument(f"invalid archive: the content of {wanted.digest} is not that")
+    if found.size != wanted.size:
+        raise InvalidArgument(
+            f"invalid archive: {wanted.digest} has {found.size} bytes, not {wanted.size}"
+        )
