@@ -13,6 +13,7 @@ from typing import Any
 
 from lifecycle import capabilities, spec_mounts, spec_resources
 from lifecycle._pb import containers_pb2 as pb
+from lifecycle.init_program import PATH_INSIDE
 
 Json = dict[str, Any]
 
@@ -102,7 +103,7 @@ def process(container: pb.Container, around: Surroundings) -> Json:
     config, host = container.config, container.host_config
     arguments = [container.path, *container.args]
     if around.init_path:
-        arguments = ["/sbin/docker-init", "--", *arguments]
+        arguments = [PATH_INSIDE, "--", *arguments]
     result: Json = {
         "args": arguments,
         "cwd": config.working_dir or "/",

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lifecycle._pb import containers_pb2 as pb
+from lifecycle.init_program import PATH_INSIDE
 
 if TYPE_CHECKING:
     from lifecycle.spec import Surroundings
@@ -27,7 +28,7 @@ def build(host: pb.HostConfig, around: Surroundings) -> list[Json]:
     rest = list(around.mounts)
     rest += [_file(path, source) for path, source in around.files.items() if path not in theirs]
     if around.init_path:
-        rest.append(_file("/sbin/docker-init", around.init_path, read_only=True))
+        rest.append(_file(PATH_INSIDE, around.init_path, read_only=True))
     return mounts + sorted(rest, key=_depth)
 
 

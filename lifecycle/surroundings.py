@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from common.errors import InternalError, InvalidArgument
-from lifecycle import attachment, joined, links, mountpoints, security, spec
+from lifecycle import attachment, init_program, joined, links, mountpoints, security, spec
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle._pb.containers_pb2 import Ulimit
 from lifecycle.container import Container
@@ -89,11 +89,11 @@ def _init_path(engine: Engine, host: pb.HostConfig) -> str:
     wanted = host.init if host.HasField("init") else engine.options.init
     if not wanted:
         return ""
-    path = engine.options.init_path or "/usr/bin/docker-init"
+    path = engine.options.init_path
+    if not path:
+        return os.fspath(init_program.install(engine.paths.data_root))
     if not os.path.exists(path):
-        raise InvalidArgument(
-            f"--init needs an init program, and {path} does not exist: see --init-path"
-        )
+        raise InvalidArgument(f"the init program {path} of --init-path does not exist")
     return path
 
 
