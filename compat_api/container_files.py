@@ -15,7 +15,7 @@ from common.errors import InvalidArgument
 from common.times import rfc3339_nano
 from compat_api.request import COMMON_HEADERS, Request
 from compat_api.routes import Answer, Empty, Json, Route
-from compat_api.transfer import download, upload
+from compat_api.transfer import direct_download, upload
 from lifecycle._pb import containers_pb2 as pb
 
 STAT_HEADER = "X-Docker-Container-Path-Stat"
@@ -71,7 +71,7 @@ async def _stat(request: Request) -> pb.PathStat:
 async def get_archive(request: Request) -> Answer:
     found = await _stat(request)
     containers = request.engine.containers
-    return await download(
+    return await direct_download(
         request,
         "application/x-tar",
         lambda stream: containers.GetArchive(
@@ -98,7 +98,8 @@ async def put_archive(request: Request) -> Answer:
 
 async def export(request: Request) -> Answer:
     containers = request.engine.containers
-    return await download(
+    await containers.Get(pb.ContainerRef(ref=request.name))  # its error is an ordinary response
+    return await direct_download(
         request,
         "application/octet-stream",
         lambda stream: containers.Export(pb.ExportRequest(ref=request.name, output=stream)),

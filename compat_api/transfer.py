@@ -16,7 +16,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import orjson
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from common.errors import Unavailable
 from common.paths import Paths
@@ -29,6 +29,7 @@ CANCEL_SECONDS = 5.0
 # How long a lifecycle that has died may take to come back, and how often to look.
 START_SECONDS = 10.0
 RETRY_SECONDS = 0.02
+DRAIN_SECONDS = 0.01
 _ANSWER_SIZE = 4096
 # In the kernel, between us and who makes or takes the bytes: both then work at the same time.
 BUFFER = 1 << 20
@@ -128,6 +129,34 @@ async def download(
             rpc.cancel()
         await response.write_eof()
         return response
+
+
+async def direct_download(
+    request: Request,
+    content_type: str,
+    call: Callable[[pb.Stream], Awaitable[Any]],
+    *,
+    headers: dict[str, str] | None = None,
+) -> web.StreamResponse:
+    """The same, with the client's own connection where that can be: its bytes do not pass here.
+
+    The head goes out first, so ``call`` must not be one that is expected to fail.
+    """
+    transport = request.http.transport
+    if (
+        transport is None
+        or transport.get_extra_info("ssl_object") is not None
+        or request.http.version < HttpVersion11
+    ):
+        return await download(request, content_type, call, headers=headers)
+    response = await request.stream(content_type, headers=headers)
+    # A client that sends requests ahead and reads no answers; transports have no event for it.
+    while transport.get_write_buffer_size():  # noqa: ASYNC110
+        await asyncio.sleep(DRAIN_SECONDS)
+    token = await send_descriptor(request.engine.paths, transport.get_extra_info("socket").fileno())
+    await call(pb.Stream(token=token, chunked=True))
+    await response.write_eof()
+    return response
 
 
 @contextmanager

@@ -44,7 +44,11 @@ async def get(engine: Engine, request: pb.ArchiveRequest) -> None:
     with _Claimed(engine, request.stream.token) as stream:
         container = _find(engine, request.ref)
         engine.publish(container, "archive-path")
-        arguments = {"ref": request.ref, "path": request.path}
+        arguments = {
+            "ref": request.ref,
+            "path": request.path,
+            "chunked": request.stream.chunked,
+        }
         await jobs.run(engine, container, "get", arguments, [stream])
 
 
@@ -66,7 +70,8 @@ async def put(engine: Engine, request: pb.ArchiveRequest) -> None:
 async def export(engine: Engine, request: pb.ExportRequest) -> None:
     with _Claimed(engine, request.output.token) as stream:
         container = _find(engine, request.ref)
-        await jobs.run(engine, container, "export", {}, [stream])
+        arguments = {"chunked": request.output.chunked}
+        await jobs.run(engine, container, "export", arguments, [stream])
         engine.publish(container, "export")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import stat
 
 from common.treetar import TreeWriter
@@ -37,12 +38,18 @@ KERNEL_FILESYSTEMS = frozenset(
 
 
 class Output:
-    """A tar's sink on a descriptor; small pieces are put together."""
+    """A tar's sink on a descriptor, which may be non-blocking; small pieces are put together.
 
-    def __init__(self, fd: int) -> None:
+    ``chunked``: the descriptor is an HTTP client's connection, and longshored ends the response.
+    """
+
+    def __init__(self, fd: int, *, chunked: bool = False) -> None:
         self._fd = fd
+        self._chunked = chunked
         self._pending: list[bytes] = []
         self._size = 0
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLOUT)
 
     def write(self, data: bytes) -> None:
         self._pending.append(data)
@@ -56,19 +63,37 @@ class Output:
             self.write(data.ljust(size, b"\0"))
             return
         self.flush()
+        if self._chunked:
+            self._send(b"%x\r\n" % size)
         left = size
         while left:
-            sent = os.sendfile(self._fd, fd, None, min(left, SENDFILE_LIMIT))
-            if not sent:  # cut off since its size was announced
-                sent = os.write(self._fd, ZEROS[:left])
-            left -= sent
+            left -= self._send_file(fd, left)
+        if self._chunked:
+            self._send(b"\r\n")
 
     def flush(self) -> None:
         data = b"".join(self._pending)
+        if self._chunked and data:
+            data = b"%x\r\n%s\r\n" % (len(data), data)
         self._pending, self._size = [], 0
+        self._send(data)
+
+    def _send_file(self, fd: int, left: int) -> int:
+        while True:
+            try:
+                sent = os.sendfile(self._fd, fd, None, min(left, SENDFILE_LIMIT))
+                # Nothing: the file was cut off since its size was announced.
+                return sent or os.write(self._fd, ZEROS[:left])
+            except BlockingIOError:
+                self._poll.poll()
+
+    def _send(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
-            view = view[os.write(self._fd, view) :]
+            try:
+                view = view[os.write(self._fd, view) :]
+            except BlockingIOError:
+                self._poll.poll()
 
 
 class ContainerWriter(TreeWriter):
@@ -102,7 +127,7 @@ def stat_path(root: Root, arguments: Message, fds: list[int]) -> Message:
 
 def get(root: Root, arguments: Message, fds: list[int]) -> Message:
     path = paths.clean(arguments["path"])
-    output = Output(fds[0])
+    output = Output(fds[0], chunked=arguments["chunked"])
     writer = ContainerWriter(output, os.stat("/").st_dev)
     try:
         directory = _open_directory(root, path)
@@ -140,7 +165,7 @@ def _single(root: Root, path: str, writer: TreeWriter) -> None:
 
 
 def export(root: Root, arguments: Message, fds: list[int]) -> Message:
-    output = Output(fds[0])
+    output = Output(fds[0], chunked=arguments["chunked"])
     writer = ContainerWriter(output, os.stat("/").st_dev)
     directory = root.open("/", os.O_RDONLY | os.O_DIRECTORY)
     writer.contents(directory, b"")

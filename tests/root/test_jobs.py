@@ -92,7 +92,13 @@ def get(lab: Lab, view: Message, fds: list[int], path: str) -> tuple[Message, by
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
-            job = Job(lab, "get", view, {"path": path, "ref": "x"}, [theirs.fileno(), *fds])
+            job = Job(
+                lab,
+                "get",
+                view,
+                {"path": path, "ref": "x", "chunked": False},
+                [theirs.fileno(), *fds],
+            )
         data = b""
         while piece := ours.recv(1 << 16):
             data += piece
