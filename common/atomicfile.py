@@ -13,11 +13,13 @@ from pathlib import Path
 def write(path: Path, content: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
     """Replace ``path`` by ``content``.
 
-    ``durable`` adds the two fsyncs that make it survive a power cut; on a tmpfs they buy nothing, so
-    callers that write below /run pass False.
+    ``durable`` adds the two fsyncs that make it survive a power cut; on a tmpfs they buy nothing,
+    so callers that write below /run pass False.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    fd = os.open(
+        temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode
+    )
     try:
         view = memoryview(content)
         while view:

@@ -1,9 +1,9 @@
 """Library: the engine's one SQLite file; lifecycle opens it, and hands it to images/.
 
 Each component owns its tables and brings its own list of migrations; a schema is never edited, only
-appended to. WAL with synchronous=NORMAL: a commit needs no fsync, survives kill -9 of any process, and
-after a power cut the newest commits may be missing but the file is whole. Checkpoints, which do fsync,
-run on a thread of their own so that no container start waits for the disk.
+appended to. WAL with synchronous=NORMAL: a commit needs no fsync, survives kill -9 of any process,
+and after a power cut the newest commits may be missing but the file is whole. Checkpoints, which do
+fsync, run on a thread of their own so that no container start waits for the disk.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Database:
         ):
             self.connection.execute(f"PRAGMA {pragma}").close()
         self.connection.execute(
-            "CREATE TABLE IF NOT EXISTS schema_version (component TEXT PRIMARY KEY, version INTEGER)"
+            "CREATE TABLE IF NOT EXISTS schema_version"
+            " (component TEXT PRIMARY KEY, version INTEGER)"
         )
         self._depth = 0
         self._stop = threading.Event()
@@ -52,7 +53,8 @@ class Database:
         version = row[0] if row else 0
         if version > len(migrations):
             raise InternalError(
-                f"{self.path}: {component} has schema {version}, this engine knows {len(migrations)}"
+                f"{self.path}: {component} has schema {version}, this engine knows"
+                f" {len(migrations)}"
                 ": a newer version of the engine wrote it, use that one"
             )
         for number in range(version, len(migrations)):

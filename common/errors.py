@@ -12,8 +12,9 @@
     └── InternalError       the engine's or the kernel's own failure
 
 A raised error carries the text that the client shows: lower case, no full stop, with the object's
-name in it, and Docker's own words where clients match on them. ``HTTP_STATUS`` and ``GRPC_STATUS`` are
-the only tables of codes; errors are translated in two places, lifecycle's gRPC interceptor and the API's middleware.
+name in it, and Docker's own words where clients match on them. ``HTTP_STATUS`` and ``GRPC_STATUS``
+are the only tables of codes; errors are translated in two places, lifecycle's gRPC interceptor and
+the API's middleware.
 """
 
 from __future__ import annotations

@@ -299,7 +299,7 @@ class _Process:
             if self.plan.spec.linux.time_offsets:
                 namespaces.write_time_offsets(self.pid, self.plan.spec.linux.time_offsets)
             if self.on_namespaces is not None:
-                self.on_namespaces(self.pid)
+                self._set_up_network(self.on_namespaces)
             self.channel.answer("network")
         elif message.kind == "mounted":
             self._run_hooks()
@@ -308,6 +308,17 @@ class _Process:
             profile = self.plan.spec.linux.seccomp
             document = self._document()
             listener.forward(self.channel, message, profile, document, self.pid, self.pidfd)
+
+    def _set_up_network(self, on_namespaces: OnNamespaces) -> None:
+        try:
+            on_namespaces(self.pid)
+        except Exception:
+            # If the child has failed meanwhile, its namespaces are gone, and its word is the cause.
+            poller = select.poll()
+            poller.register(self.channel.socket, select.POLLIN)
+            if poller.poll(0):
+                self.channel.receive()
+            raise
 
     def _adopt(self, message: Message) -> None:
         os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)

@@ -1,7 +1,7 @@
 """Library: ending and removing what a dead supervisor left of a container.
 
-Lifecycle calls this when a shim was killed, or for what it finds at start; never for a container whose
-shim lives. Everything is found from the container's id and its state.json.
+Lifecycle calls this when a shim was killed, or for what it finds at start; never for a container
+whose shim lives. Everything is found from the container's id and its state.json.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ somebody would resolve again.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import suppress
@@ -22,6 +23,7 @@ from runtime.syscalls import (
 
 O_DIR = os.O_PATH | os.O_DIRECTORY
 IN_ROOT = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+MAX_LINKS = 40  # as the kernel's own limit
 ONE_NAME = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
 
 
@@ -45,17 +47,41 @@ class Root:
         """An O_PATH descriptor of the directory ``path``, made with its parents if missing."""
         names = components(path)
         missing: list[str] = []
+        links = 0
         while True:
             try:
                 fd = self.open("/".join(names), O_DIR, no_symlinks=no_symlinks)
                 break
             except FileNotFoundError:
-                if not names:
+                target = None if no_symlinks else self._dangling(names)
+                if target is None:
+                    missing.append(names.pop())
+                    continue
+                # What a link leads to is made inside the root, as runc's SecureJoin has it.
+                links += 1
+                if links > MAX_LINKS:
                     raise
-                missing.append(names.pop())
+                names = target
         while missing:
             fd = _enter_new_directory(fd, missing.pop(), mode)
         return fd
+
+    def _dangling(self, names: list[str]) -> list[str] | None:
+        """Where ``names`` leads to if its last one is a link whose target is missing."""
+        if not names:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "/")
+        *directories, last = names
+        try:
+            parent = self.open("/".join(directories), O_DIR)
+        except FileNotFoundError:
+            return None
+        try:
+            target = os.readlink(last, dir_fd=parent)
+        except OSError:
+            return None
+        finally:
+            os.close(parent)
+        return components(target if target.startswith("/") else "/".join([*directories, target]))
 
     def parent(self, path: str) -> tuple[int, str]:
         """The directory that holds ``path``, made if missing, and the last name."""

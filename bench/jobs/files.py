@@ -48,15 +48,15 @@ class CopyOut(Job):
         script = f"head -c {BYTES} /dev/urandom > /file"
         self.endpoint.command("exec", self.container, "sh", "-c", script)
         with tempfile.TemporaryDirectory(prefix="bench-") as directory:
-            self.target = Path(directory) / "file"
+            self.copy = Path(directory) / "file"
             yield
         self.endpoint.remove(self.container)
 
     def measure(self) -> Figures:
         source = f"{self.container}:/file"
-        taken = milliseconds(lambda: self.endpoint.command("cp", "-q", source, str(self.target)))
-        length = self.target.stat().st_size
-        self.target.unlink()
+        taken = milliseconds(lambda: self.endpoint.command("cp", "-q", source, str(self.copy)))
+        length = self.copy.stat().st_size
+        self.copy.unlink()
         if length != BYTES:
             raise RuntimeError(f"{length} bytes instead of {BYTES}")
         return {"": taken}

@@ -6,6 +6,7 @@ import copy
 import functools
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -17,7 +18,8 @@ from common.ids import new_id
 from runtime import cgroups
 from tests.archives import CHECKOUT, busybox_layer
 
-CGROUP_PARENT = "/longshore-runtime-tests"
+# Of this run alone: another one beside it must not find its own gone, or these left over.
+CGROUP_PARENT = f"/longshore-runtime-tests-{os.getpid()}"
 CAPABILITIES = ["CAP_CHOWN", "CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_SYS_CHROOT"]
 HARMLESS = ["nosuid", "noexec", "nodev"]
 CONFIG: dict[str, Any] = {

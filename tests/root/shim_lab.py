@@ -24,7 +24,8 @@ from tests.polling import until
 
 ENV = ["PATH=/bin:/usr/bin", "TERM=xterm"]
 CAPABILITIES = ["CAP_CHOWN", "CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_SYS_CHROOT"]
-CGROUP_PARENT = "/longshore-shim-tests"
+# Of this run alone: another one beside it must not find its own gone, or these left over.
+CGROUP_PARENT = f"/longshore-shim-tests-{os.getpid()}"
 
 
 class Lab:

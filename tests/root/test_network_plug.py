@@ -97,7 +97,7 @@ def test_unplug_and_the_end_of_a_namespace(container: Machine) -> None:
 
 
 def test_failures_name_what_failed(container: Machine) -> None:
-    with pytest.raises(OSError, match="bridge nope: No such device"):
+    with pytest.raises(OSError, match="interface nope: No such device"):
         endpoint.plug_all(container.pid, [replace(ENDPOINT, bridge="nope")])
     endpoint.plug_all(container.pid, [ENDPOINT])
     with pytest.raises(OSError, match="RTM_NEWLINK ve00000000001: File exists"):

@@ -48,7 +48,7 @@ def test_changes() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("RUN x", "run is not a valid change command"),
+        ("RUN x", "RUN is not a valid change command"),
         ("CMD", "CMD requires at least one argument"),
         ("EXPOSE 0", "invalid containerPort: 0"),
         ("EXPOSE 80/icmp", "invalid containerPort: 80/icmp"),
