@@ -15,7 +15,7 @@ import pytest
 
 from shim.protocol import ShimError
 from tests.polling import until
-from tests.root.shim_lab import Lab, alive, receive_all
+from tests.root.shim_lab import CGROUP_PARENT, Lab, alive, receive_all
 
 QUEUE_MARGIN = 4 << 20
 
@@ -50,7 +50,7 @@ def test_exit_is_recorded_reported_and_cleaned(lab: Lab) -> None:
     assert "error" not in shim.event("cleaned")
     shim.gone()
     assert not (lab.exec_root / "runtime" / shim.id).exists()
-    assert not list(Path("/sys/fs/cgroup").glob(f"*/longshore-shim-tests/{shim.id}"))
+    assert not list(Path("/sys/fs/cgroup").glob(f"*{CGROUP_PARENT}/{shim.id}"))
     assert not alive(started["pid"])
 
 
