@@ -55,6 +55,27 @@ need_tool() {
   [ -x "$tools/$2" ] || die "Debian package $1 has no $2"
 }
 
+# need_newer_tool PACKAGE PATH: as need_tool, from Debian's newest suite, where this machine's has the
+# package too old or not at all. From the machine's own mirror; its own apt knows nothing of it.
+need_newer_tool() {
+  [ -x "$tools/$2" ] && return
+  say "fetching $1 of Debian sid for the tests"
+  refresh_package_lists
+  local apt=$cache/apt mirror
+  mirror=$(apt-get indextargets --format '$(REPO_URI)' \
+    'Created-By: Packages' 'Origin: Debian' 'Component: main' | head -n 1)
+  rm -rf "$apt"
+  mkdir -p "$apt/lists/partial" "$apt/archives/partial" "$tools"
+  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror sid main" >"$apt/sources.list"
+  local options=(-q -o "Dir::Etc::sourcelist=$apt/sources.list" -o Dir::Etc::sourceparts=-
+    -o "Dir::State::lists=$apt/lists" -o "Dir::Cache=$apt" -o APT::Sandbox::User=root)
+  apt-get update "${options[@]}" >/dev/null
+  (cd "$apt" && apt-get download "${options[@]}" "$1" >/dev/null)
+  dpkg -x "$apt/$1"_*.deb "$tools"
+  rm -rf "$apt"
+  [ -x "$tools/$2" ] || die "Debian package $1 has no $2"
+}
+
 # The first python3 of PATH if it is recent enough and complete, else Debian's own.
 find_python() {
   local candidate
@@ -104,6 +125,7 @@ setup_tests() {
   need_packages ca-certificates libnftables1 libseccomp2 procps git mmdebstrap
   need_tool busybox-static bin/busybox
   need_tool docker-registry usr/bin/docker-registry
+  need_newer_tool docker-compose usr/libexec/docker/cli-plugins/docker-compose
   if ! command -v docker >/dev/null; then
     need_tool docker.io usr/bin/docker
     PATH=$PATH:$tools/usr/bin

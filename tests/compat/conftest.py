@@ -7,10 +7,13 @@ whose names have the tests' prefix count.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import census
+from tests.compose import Compose
 from tests.engine import NAME_PREFIX, Engine, OwnEngine, fresh_name
 
 Things = dict[str, set[str]]
@@ -116,3 +119,26 @@ def running(engine: Engine) -> Iterator[Callable[..., str]]:
     yield start
     for chosen in started:
         engine.api("DELETE", f"/containers/{chosen}?force=1&v=1")
+
+
+@pytest.fixture(scope="session")
+def forwarding(engine: Engine) -> Iterator[None]:
+    """Networks' bridges pass where another engine's firewall drops what is forwarded."""
+    undo = census.accept_forwarding("br-*") if engine.own else []
+    yield
+    for command in undo:
+        census.nft(command)
+
+
+@pytest.fixture
+def compose(engine: Engine, tmp_path: Path, forwarding: None) -> Iterator[Callable[[str], Compose]]:
+    """Compose on a copy of a stack's files; afterwards nothing of it is there."""
+    stacks: list[Compose] = []
+
+    def make(stack: str) -> Compose:
+        stacks.append(Compose(engine, stack, tmp_path))
+        return stacks[-1]
+
+    yield make
+    for stack in stacks:
+        stack("--profile", "*", "down", "-v", "--remove-orphans", "-t", "0")
