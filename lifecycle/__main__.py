@@ -60,6 +60,20 @@ GRPC_OPTIONS: list[tuple[str, Any]] = [
 ]
 
 
+class GenericHandlers:
+    """Stands in for the server when the generated code adds a service to it.
+
+    The code adds each method twice. For those that are "registered" grpc.aio has one task a method,
+    and goes through all of them at every call, which took a third of this process's time.
+    """
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
+
+    def add_registered_method_handlers(self, *_service: object) -> None:
+        pass
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parsed = _parse(arguments)
     paths = Paths(parsed.data_root, parsed.exec_root)
@@ -193,12 +207,13 @@ async def close(engine: Engine) -> None:
 
 def _server(engine: Engine, kernel: host.Host) -> grpc.aio.Server:
     server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=GRPC_OPTIONS)
-    containers_pb2_grpc.add_ContainersServicer_to_server(Containers(engine), server)
-    containers_pb2_grpc.add_ExecsServicer_to_server(Execs(engine), server)
-    images_pb2_grpc.add_ImagesServicer_to_server(Images(engine), server)
-    networks_pb2_grpc.add_NetworksServicer_to_server(Networks(engine), server)
-    networks_pb2_grpc.add_VolumesServicer_to_server(Volumes(engine), server)
-    system_pb2_grpc.add_SystemServicer_to_server(System(engine, kernel), server)
+    handlers: Any = GenericHandlers(server)
+    containers_pb2_grpc.add_ContainersServicer_to_server(Containers(engine), handlers)
+    containers_pb2_grpc.add_ExecsServicer_to_server(Execs(engine), handlers)
+    images_pb2_grpc.add_ImagesServicer_to_server(Images(engine), handlers)
+    networks_pb2_grpc.add_NetworksServicer_to_server(Networks(engine), handlers)
+    networks_pb2_grpc.add_VolumesServicer_to_server(Volumes(engine), handlers)
+    system_pb2_grpc.add_SystemServicer_to_server(System(engine, kernel), handlers)
     return server
 
 
