@@ -117,7 +117,10 @@ def settle(engine: Engine, live: Iterable[str]) -> list[Container]:
         gone = [one for one in item.record.endpoints if one.endpoint_id not in present]
         for settings in gone:
             item.record.endpoints.remove(settings)
-        if gone:
+        unpublished = bool(item.record.ports) and not engine.networks.published(item.id)
+        if unpublished:
+            attachment.set_ports(item.record, ())
+        if gone or unpublished:
             engine.containers.save(item)
         if gone or present != before[item.id]:
             changed.append(item)

@@ -57,7 +57,15 @@ class Endpoints:
             for address in record.addresses:
                 self._pools[record.network_id].reserve(address)
         for container_id, ports in list(self._store.ports.items()):
-            if container_id not in live:
+            addresses = {
+                address
+                for record in self._store.of_container(container_id)
+                for address in record.addresses
+            }
+            if container_id not in live or any(
+                port.container_ip not in addresses for port in ports
+            ):
+                # It has ended, or the connect that published them was never finished.
                 self._store.remove_ports(container_id)
                 continue
             for port in ports:

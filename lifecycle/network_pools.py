@@ -66,6 +66,7 @@ def assign(
         subnet6=subnets.get(6, ""),
         bridge_address6=gateways[6],
         gateway6=gateways[6],
+        automatic=tuple(version for version in pools if _config(record, version) is None),
     )
     return assigned, Pools(pools.get(4), pools.get(6))
 

@@ -87,6 +87,7 @@ class NetworkRecord:
     bridge_address6: str = ""
     gateway6: str = ""
     mtu: int = 1500
+    automatic: tuple[int, ...] = ()  # families whose subnet nobody asked for
 
     @property
     def user_defined(self) -> bool:
@@ -227,6 +228,7 @@ def _dump(record: NetworkRecord | EndpointRecord) -> str:
 
 def _network(data: str) -> NetworkRecord:
     fields: dict[str, Any] = orjson.loads(data)
+    fields["automatic"] = tuple(fields.get("automatic", ()))
     fields["ipam"] = tuple(IpamConfig(**config) for config in fields["ipam"])
     return NetworkRecord(**fields)
 

@@ -254,7 +254,7 @@ def _subnet_problems(network: NetworkRecord, address: str, version: int) -> list
     configured = [
         config.subnet for config in network.ipam if (6 if ":" in config.subnet else 4) == version
     ]
-    if not network.user_defined or not configured:
+    if not network.user_defined or version in network.automatic or not configured:
         return [
             "user specified IP address is supported only when connecting to networks with user "
             "configured subnets"

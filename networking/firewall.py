@@ -210,7 +210,10 @@ class Firewall:
         ]
         for container, ports in self._ports.items():
             elements += _port_elements(container, ports)
-        self._nft.run(self._base() + "".join(element.add(self.table) for element in elements))
+        # Two with one key would be refused together with all others; that must not end the engine.
+        unique = {(element.container, element.key): element for element in reversed(elements)}
+        added = (element.add(self.table) for element in unique.values())
+        self._nft.run(self._base() + "".join(added))
 
     def add_network(self, rules: NetworkRules) -> None:
         self.remove_network(rules.network_id)

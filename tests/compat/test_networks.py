@@ -1,0 +1,385 @@
+"""Networks with real traffic: connect, IPv6, ports, gateway modes, isolation, macvlan, crashes."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import random
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from common import netns
+from tests import polling
+from tests.engine import BUSYBOX, fresh_name
+from tests.network_host import HOST, HOST6, PEER, LabEngine, lab
+from tests.root.network_lab import Machine
+
+Runner = Callable[..., str]
+SERVER = ("sh", "-c", "mkdir /www; echo hello > /www/index.html; exec httpd -f -p 80 -h /www")
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabEngine]:
+    with lab(tmp_path_factory.mktemp("lab")) as made:
+        yield made
+
+
+@pytest.fixture
+def network(engine: LabEngine) -> Iterator[Runner]:
+    """Makes networks by ``docker network create``; removes them and who is on them afterwards."""
+    made: list[str] = []
+
+    def create(*arguments: str) -> str:
+        name = fresh_name()
+        engine.docker("network", "create", *arguments, name)
+        made.append(name)
+        return name
+
+    yield create
+    for name in reversed(made):
+        for member in engine.api("GET", f"/networks/{name}").json()["Containers"]:
+            engine.api("DELETE", f"/containers/{member}?force=1")
+        engine.docker("network", "rm", name)
+
+
+def fetch(at: Machine, address: str, port: int, *, seconds: float = 5.0) -> bytes:
+    """The page as seen from a machine; empty if it cannot be had in time."""
+
+    def attempt() -> bytes:
+        connection = http.client.HTTPConnection(address, port, timeout=0.3)
+        try:
+            with netns.entered(at.namespace):
+                connection.request("GET", "/index.html")
+            return connection.getresponse().read()
+        except OSError:
+            return b""
+        finally:
+            connection.close()
+
+    try:
+        return polling.until(attempt, "the page", timeout=seconds)
+    except AssertionError:
+        return b""
+
+
+def wget(engine: LabEngine, container: str, address: str, port: int = 80) -> str:
+    """What a container gets, without waiting for a server that does not listen yet."""
+    host = f"[{address}]" if ":" in address else address
+    done = engine.docker(
+        *("exec", container, "timeout", "1", "wget", "-q", "-O-"),
+        f"http://{host}:{port}/index.html",
+        check=False,
+    )
+    return done.stdout
+
+
+def gets_page(engine: LabEngine, container: str, address: str, port: int = 80) -> bool:
+    def attempt() -> bool:
+        return wget(engine, container, address, port) == "hello\n"
+
+    return polling.until(attempt, f"the page at {address}")
+
+
+def links(engine: LabEngine, container: str) -> list[str]:
+    shown = engine.docker("exec", container, "ls", "/sys/class/net").stdout.split()
+    return sorted(name for name in shown if name != "lo")
+
+
+def default_route(engine: LabEngine, container: str) -> str:
+    lines = engine.docker("exec", container, "ip", "route").stdout.splitlines()
+    return next((line for line in lines if line.startswith("default")), "")
+
+
+def test_connect_and_disconnect_while_running(
+    engine: LabEngine, network: Runner, running: Runner
+) -> None:
+    one, two = sorted((network(), network()))
+    name = running("--network", one, BUSYBOX, "sleep", "100")
+    friend = running("--network", two, BUSYBOX, *SERVER)
+    engine.docker("network", "connect", "--alias", "guest", two, name)
+    found = engine.network(name, two)
+    assert found["IPAddress"]
+    assert found["Aliases"] == ["guest"]
+    assert links(engine, name) == ["eth0", "eth1"]
+    assert gets_page(engine, name, friend)
+    assert f"{found['IPAddress']}\t" in engine.docker("exec", name, "cat", "/etc/hosts").stdout
+    assert engine.network(name, one)["Gateway"] in default_route(engine, name)
+    engine.docker("network", "disconnect", one, name)
+    assert links(engine, name) == ["eth1"]
+    assert found["Gateway"] in default_route(engine, name)
+    assert list(engine.inspect(name)["NetworkSettings"]["Networks"]) == [two]
+    engine.docker("network", "disconnect", "-f", two, name)
+    assert links(engine, name) == []
+    assert found["IPAddress"] not in engine.docker("exec", name, "cat", "/etc/hosts").stdout
+    assert "127.0.0.11" not in engine.docker("exec", name, "cat", "/etc/resolv.conf").stdout
+    engine.docker("network", "connect", one, name)
+    assert "127.0.0.11" in engine.docker("exec", name, "cat", "/etc/resolv.conf").stdout
+
+
+def test_connect_and_disconnect_while_stopped(
+    engine: LabEngine, network: Runner, name: str
+) -> None:
+    one, two = network(), network("--subnet", "10.77.0.0/24")
+    engine.docker("create", "--name", name, "--network", one, BUSYBOX, "sleep", "100")
+    engine.docker("network", "connect", "--ip", "10.77.0.9", two, name)
+    engine.docker("network", "connect", "bridge", name)
+    engine.docker("network", "disconnect", "bridge", name)
+    assert engine.network(name, two)["IPAddress"] == ""
+    engine.docker("start", name)
+    assert engine.network(name, two)["IPAddress"] == "10.77.0.9"
+    assert links(engine, name) == ["eth0", "eth1"]
+    engine.restart()
+    engine.docker("restart", "-t", "0", name)
+    assert engine.network(name, two)["IPAddress"] == "10.77.0.9"
+
+
+def test_refusals(engine: LabEngine, network: Runner, running: Runner) -> None:
+    net = network()
+    name = running("--network", net, BUSYBOX, "sleep", "100")
+    full_id = engine.inspect(name)["Id"]
+
+    def refused(*arguments: str) -> str:
+        done = engine.docker("network", *arguments, check=False)
+        assert done.returncode != 0
+        return done.stderr.removeprefix("Error response from daemon: ").strip()
+
+    assert refused("connect", net, name) == (
+        f"endpoint with name {name} already exists in network {net}"
+    )
+    assert refused("disconnect", "bridge", name) == (
+        f"container {full_id} is not connected to network bridge"
+    )
+    assert refused("connect", "nope", name) == "network nope not found"
+    assert refused("connect", net, "nope") == "No such container: nope"
+    assert refused("connect", "host", name).startswith("cannot connect container to host network")
+    assert refused("rm", net).startswith(f"error while removing network: network {net} has active")
+    other = running(BUSYBOX, "sleep", "100")
+    stolen = engine.network(name, net)["IPAddress"]
+    assert "user configured subnets" in refused("connect", "--ip", stolen, net, other)
+
+
+def test_priority_of_gateways(engine: LabEngine, network: Runner, running: Runner) -> None:
+    one, two = network(), network()
+    name = running("--network", f"name={one},gw-priority=1", BUSYBOX, "sleep", "100")
+    engine.docker("network", "connect", two, name)
+    assert engine.network(name, one)["Gateway"] in default_route(engine, name)
+    engine.docker("network", "disconnect", two, name)
+    engine.docker("network", "connect", "--gw-priority", "2", two, name)
+    assert engine.network(name, two)["Gateway"] in default_route(engine, name)
+
+
+def test_options_of_an_endpoint(engine: LabEngine, network: Runner, running: Runner) -> None:
+    net = network("--subnet", "10.78.0.0/24", "--subnet", "fd78::/64", "--ipv6")
+    options = (
+        f"name={net},ip=10.78.0.50,ip6=fd78::50,mac-address=02:00:00:00:00:50",
+        "driver-opt=com.docker.network.endpoint.ifname=lan",
+        "driver-opt=com.docker.network.endpoint.sysctls=net.ipv4.conf.IFNAME.log_martians=1",
+    )
+    name = running("--network", ",".join(options), BUSYBOX, "sleep", "100")
+    shown = engine.docker("exec", name, "ip", "addr", "show", "lan").stdout
+    for expected in ("10.78.0.50/24", "fd78::50/64", "02:00:00:00:00:50"):
+        assert expected in shown
+    path = "/proc/sys/net/ipv4/conf/lan/log_martians"
+    assert engine.docker("exec", name, "cat", path).stdout == "1\n"
+
+
+@pytest.mark.parametrize("options", [("--ipv6",), ("--ipv6", "--ipv4=false"), ()])
+def test_published_ports(
+    engine: LabEngine, network: Runner, running: Runner, options: tuple[str, ...]
+) -> None:
+    net = network(*options)
+    name = running("--network", net, "-p", "80", BUSYBOX, *SERVER)
+    bound = engine.inspect(name)["NetworkSettings"]["Ports"]["80/tcp"]
+    port = int(bound[0]["HostPort"])
+    by_ipv4 = "--ipv4=false" not in options
+    assert [one["HostIp"] for one in bound] == (["0.0.0.0", "::"] if by_ipv4 else ["::"])
+    addresses = [HOST6, *([HOST] if by_ipv4 else [])]
+    for address in addresses:
+        assert fetch(engine.machine, address, port) == b"hello\n"
+        assert fetch(engine.peer, address, port) == b"hello\n"
+    for address in ("::1", *(("127.0.0.1",) if by_ipv4 else ())):
+        assert fetch(engine.machine, address, port) == b"hello\n"
+    # From another network and from the container itself, by the host.
+    other = running("--network", network("--ipv6"), BUSYBOX, "sleep", "100")
+    for address in addresses:
+        assert gets_page(engine, other, address, port)
+        if options or address == HOST:  # a container without IPv6 has no way there
+            assert gets_page(engine, name, address, port)
+
+
+def test_many_ports(engine: LabEngine, running: Runner) -> None:
+    name = running("-p", "21000-21299:21000-21299", BUSYBOX, "sleep", "100")
+    assert len(engine.inspect(name)["NetworkSettings"]["Ports"]) == 300
+
+
+@pytest.mark.parametrize("address", [HOST, HOST6])
+def test_datagrams_keep_their_addresses(
+    engine: LabEngine, network: Runner, running: Runner, address: str
+) -> None:
+    net = network("--ipv6")
+    name = running("--network", net, "-p", "9000/udp", BUSYBOX, "sleep", "100")
+    port = int(engine.inspect(name)["NetworkSettings"]["Ports"]["9000/udp"][0]["HostPort"])
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with engine.inside(name):
+        server = socket.socket(family, socket.SOCK_DGRAM)
+    with netns.entered(engine.peer.namespace):
+        client = socket.socket(family, socket.SOCK_DGRAM)
+    with server, client:
+        server.bind(("::" if ":" in address else "0.0.0.0", 9000))
+        for one in (server, client):
+            one.settimeout(5)
+        client.sendto(b"ask", (address, port))
+        data, seen = server.recvfrom(100)
+        assert (data, seen[0]) == (b"ask", "fd99::2" if ":" in address else PEER)
+        server.sendto(b"answer", seen)
+        data, seen = client.recvfrom(100)
+        assert (data, seen[:2]) == (b"answer", (address, port))
+
+
+def test_isolation(engine: LabEngine, network: Runner, running: Runner) -> None:
+    one, two, inside = network("--ipv6"), network("--ipv6"), network("--internal")
+    server = running("--network", one, BUSYBOX, *SERVER)
+    friend = running("--network", one, BUSYBOX, "sleep", "100")
+    stranger = running("--network", two, BUSYBOX, "sleep", "100")
+    found = engine.network(server, one)
+    for address in (found["IPAddress"], found["GlobalIPv6Address"]):
+        assert gets_page(engine, friend, address)
+        assert wget(engine, stranger, address) == ""
+        assert fetch(engine.peer, address, 80, seconds=0.5) == b""
+    hidden = running("--network", inside, BUSYBOX, *SERVER)
+    assert default_route(engine, hidden) == ""
+    assert wget(engine, stranger, engine.network(hidden, inside)["IPAddress"]) == ""
+    mate = running("--network", inside, BUSYBOX, "sleep", "100")
+    assert gets_page(engine, mate, hidden)
+
+
+def test_gateway_modes(engine: LabEngine, network: Runner, running: Runner) -> None:
+    mode = "com.docker.network.bridge.gateway_mode_ipv{}={}"
+    routed = network(
+        *("--ipv6", "-o", mode.format(4, "routed"), "-o", mode.format(6, "routed")),
+        *("--subnet", "10.79.0.0/24", "--subnet", "fd79::/64"),
+    )
+    opened = network("-o", mode.format(4, "nat-unprotected"), "--subnet", "10.80.0.0/24")
+    isolated = network("--internal", "-o", mode.format(4, "isolated"))
+    one = running("--network", routed, "-p", "80", BUSYBOX, *SERVER)
+    closed = running("--network", routed, BUSYBOX, *SERVER)
+    found = engine.network(one, routed)
+    for address in (found["IPAddress"], found["GlobalIPv6Address"]):
+        assert fetch(engine.peer, address, 80) == b"hello\n"
+    assert fetch(engine.peer, engine.network(closed, routed)["IPAddress"], 80, seconds=0.5) == b""
+    two = running("--network", opened, BUSYBOX, *SERVER)
+    assert fetch(engine.peer, engine.network(two, opened)["IPAddress"], 80) == b"hello\n"
+    three = running("--network", isolated, BUSYBOX, *SERVER)
+    four = running("--network", isolated, BUSYBOX, "sleep", "100")
+    assert gets_page(engine, four, three)
+    bridge = "br-" + engine.api("GET", f"/networks/{isolated}").json()["Id"][:12]
+    shown = subprocess.run(
+        ["nsenter", f"--net=/proc/{engine.machine.pid}/ns/net", "ip", "-4", "addr", "show", bridge],
+        capture_output=True,
+        check=True,
+    )
+    assert b"inet " not in shown.stdout
+
+
+def test_macvlan(engine: LabEngine, network: Runner, running: Runner) -> None:
+    net = network(
+        *("-d", "macvlan", "-o", "parent=lan0", "--subnet", "198.51.100.0/24"),
+        *("--gateway", "198.51.100.1", "--ip-range", "198.51.100.128/25"),
+    )
+    one = running("--network", net, BUSYBOX, *SERVER)
+    two = running("--network", net, BUSYBOX, "sleep", "100")
+    assert fetch(engine.peer, engine.network(one, net)["IPAddress"], 80) == b"hello\n"
+    assert gets_page(engine, two, one)
+    engine.docker("network", "disconnect", net, two)
+    assert links(engine, two) == []
+    engine.docker("network", "connect", net, two)
+    assert gets_page(engine, two, one)
+
+
+def test_templates(engine: LabEngine, network: Runner) -> None:
+    template = network("--config-only", "--subnet", "10.81.0.0/24", "--label", "a=b")
+    made = network("--config-from", template)
+    found = engine.api("GET", f"/networks/{made}").json()
+    assert found["IPAM"]["Config"] == [{"Subnet": "10.81.0.0/24"}]
+    assert found["ConfigFrom"] == {"Network": template}
+    done = engine.docker("network", "rm", template, check=False)
+    assert done.returncode != 0
+
+
+def test_removed_rules_come_back(engine: LabEngine, running: Runner) -> None:
+    name = running("-p", "80", BUSYBOX, *SERVER)
+    port = int(engine.inspect(name)["NetworkSettings"]["Ports"]["80/tcp"][0]["HostPort"])
+    assert fetch(engine.peer, HOST, port) == b"hello\n"
+    namespace = f"--net=/proc/{engine.machine.pid}/ns/net"
+    subprocess.run(["nsenter", namespace, "nft", "flush", "ruleset"], check=True)
+    assert fetch(engine.peer, HOST, port) == b"hello\n"
+
+
+def kernel_addresses(engine: LabEngine, container: str) -> list[str]:
+    with engine.inside(container):
+        shown = subprocess.run(["ip", "-j", "addr"], capture_output=True, check=True)
+    return sorted(
+        f"{address['local']}/{address['prefixlen']}"
+        for link in json.loads(shown.stdout)
+        for address in link["addr_info"]
+        if link["ifname"] != "lo" and address["scope"] != "link"
+    )
+
+
+def recorded_addresses(settings: Any) -> list[str]:
+    pairs = (
+        ("IPAddress", "IPPrefixLen"),
+        ("GlobalIPv6Address", "GlobalIPv6PrefixLen"),
+    )
+    return sorted(
+        f"{endpoint[address]}/{endpoint[length]}"
+        for endpoint in settings.values()
+        for address, length in pairs
+        if endpoint[address]
+    )
+
+
+@pytest.mark.timeout(120)
+def test_kills_leave_nothing_behind(engine: LabEngine, network: Runner, running: Runner) -> None:
+    choose = random.Random(5)
+    nets = [network(), network("--ipv6"), network()]
+    names = [running("--network", nets[0], "-p", "80", BUSYBOX, "sleep", "300") for _ in range(4)]
+    for round_number in range(8):
+        if round_number == 4:
+            engine.restart()  # longshored gives up on a lifecycle that dies at once five times
+        pending = [
+            engine.spawn(
+                *choose.choice(
+                    (
+                        ("network", "connect", choose.choice(nets), choose.choice(names)),
+                        ("network", "disconnect", choose.choice(nets), choose.choice(names)),
+                        ("restart", "-t", "0", choose.choice(names)),
+                    )
+                )
+            )
+            for _ in range(4)
+        ]
+        pending[choose.randrange(4)].wait(30)
+        engine.kill_lifecycle()
+        for one in pending:
+            one.communicate(timeout=30)
+        polling.until(engine.is_up, "the engine to be back", timeout=20)
+    found = [engine.inspect(name) for name in names]
+    given: list[str] = []
+    for one in found:
+        if one["State"]["Running"]:
+            recorded = recorded_addresses(one["NetworkSettings"]["Networks"])
+            assert kernel_addresses(engine, one["Id"]) == recorded, one["Name"]
+            given += recorded
+    assert len(given) == len(set(given))
+    members: list[str] = []
+    for net in nets:
+        for member in engine.api("GET", f"/networks/{net}").json()["Containers"].values():
+            members += filter(None, (member["IPv4Address"], member["IPv6Address"]))
+    assert sorted(members) == sorted(given)
+    pointers = {path.name for path in (engine.exec_root / "names").glob("*/ptr:*")}
+    assert pointers == {f"ptr:{address.partition('/')[0]}" for address in given}
