@@ -248,8 +248,6 @@ def check_resources(resources: pb.Resources, *, update: bool) -> None:
         resources.ClearField("memory_swappiness")  # what old clients send for "not given"
     check_memory(resources, update=update)
     check_cpu(resources)
-    if resources.blkio_weight and not 10 <= resources.blkio_weight <= 1000:
-        raise InvalidArgument("Range of blkio weight is from 10 to 1000")
     if resources.io_maximum_bandwidth:
         raise InvalidArgument(
             "invalid option: QoS maximum bandwidth configuration is not supported on linux"

@@ -29,6 +29,10 @@ def check_endpoint(network: str, endpoint: networks_pb2.EndpointSettings) -> Non
     if not is_user_defined(network):
         if endpoint.ipv4_request or endpoint.ipv6_request:
             faults.append("user specified IP address is supported on user defined networks only")
+            faults.append(
+                "user specified IP address is supported only when connecting to networks with user "
+                "configured subnets"
+            )
         if endpoint.aliases.values:
             faults.append(
                 "network-scoped alias is supported only for containers in user defined networks"
@@ -53,6 +57,8 @@ def check_endpoint(network: str, endpoint: networks_pb2.EndpointSettings) -> Non
             if not is_endpoint_sysctl(sysctl)
         ]
     if faults:
+        if len(faults) > 1:
+            faults = [f"* {fault}" for fault in faults]
         raise InvalidArgument("invalid endpoint settings:\n" + "\n".join(faults))
 
 

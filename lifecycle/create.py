@@ -65,7 +65,7 @@ async def create(engine: Engine, request: pb.CreateContainerRequest) -> pb.Creat
             state=pb.State(status=pb.CREATED),
             path=command[0],
             args=command[1:],
-            endpoints=_endpoints(engine, host, request.endpoints),
+            endpoints=[] if config.network_disabled else _endpoints(host, request.endpoints),
             directory=os.fspath(engine.paths.container(container_id)),
             driver="overlay2",
             apparmor_profile=security.parse(host.security_opt.values).apparmor,
@@ -184,13 +184,11 @@ def _check_options(host: pb.HostConfig) -> None:
 def _fill_hostname(config: pb.Config, host: pb.HostConfig, container_id: str) -> None:
     """One that joins another's network gets the other's name when it starts."""
     if not config.hostname:
-        shares_host = host.uts_mode == "host" or host.network_mode == "host"
-        config.hostname = os.uname().nodename if shares_host else short(container_id)
+        of_host = host.network_mode == "host"
+        config.hostname = os.uname().nodename if of_host else short(container_id)
 
 
-def _endpoints(
-    engine: Engine, host: pb.HostConfig, given: Sequence[EndpointSettings]
-) -> list[EndpointSettings]:
+def _endpoints(host: pb.HostConfig, given: Sequence[EndpointSettings]) -> list[EndpointSettings]:
     """What each network is asked for; the network of --network is always among them."""
     if host.network_mode.startswith("container:"):
         return []

@@ -145,6 +145,8 @@ def _block_io(kernel: Host, resources: pb.Resources) -> list[str]:
         if getattr(resources, field) and file not in kernel.blkio:
             warnings.append(warning)
             resources.ClearField(field)
+    if resources.blkio_weight and not 10 <= resources.blkio_weight <= 1000:
+        raise InvalidArgument("Range of blkio weight is from 10 to 1000")
     return warnings
 
 

@@ -26,6 +26,8 @@ def gather(engine: Engine, container: Container, staged: Mapping[str, str]) -> s
     options = engine.options
     host = record.host_config
     chosen = security.parse(host.security_opt.values)
+    if not engine.kernel.apparmor:
+        record.apparmor_profile = ""  # as Docker shows it, once it was not applied
     _refuse_device_requests(host)
     _check_resolvers(host)
     links.check(engine.containers, record)

@@ -177,13 +177,24 @@ def _make_cgroup(spec: Spec, container_id: str, undo: ExitStack) -> Manager:
         manager = cgroup_manager(cgroup_path(spec, container_id))
         manager.create()
         undo.callback(_quietly, manager.delete)
-        manager.apply(with_default_devices(spec.linux.resources))
     except CgroupError as error:
         raise RuntimeFailure("cgroup", f"unable to apply cgroup configuration: {error}") from error
     except OSError as error:
         what = "unable to apply cgroup configuration"
         raise RuntimeFailure.from_os("cgroup", error, what) from error
+    _limit(manager, spec)
     return manager
+
+
+def _limit(manager: Manager, spec: Spec) -> None:
+    try:
+        manager.apply(with_default_devices(spec.linux.resources))
+    except CgroupError as error:
+        what = f"{INIT_PREFIX}error setting cgroup config for procHooks process: "
+        raise RuntimeFailure("cgroup", f"{what}{error}") from error
+    except OSError as error:
+        what = "unable to apply cgroup configuration"
+        raise RuntimeFailure.from_os("cgroup", error, what) from error
 
 
 def _open_fifo(directory: Path, preparation: Preparation) -> int:

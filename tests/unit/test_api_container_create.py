@@ -138,10 +138,12 @@ CONFIG_ERRORS: list[tuple[dict[str, Any], str]] = [
      "of type []string"),
     ({"NetworkingConfig": {"EndpointsConfig": {"bridge": {
         "IPAMConfig": {"IPv4Address": "::1"}, "Aliases": ["a"]}}}},
-     "invalid endpoint settings:\n"
-     "user specified IP address is supported on user defined networks only\n"
-     "network-scoped alias is supported only for containers in user defined networks\n"
-     "invalid IPv4 address: ::1"),
+     "invalid config for network bridge: invalid endpoint settings:\n"
+     "* user specified IP address is supported on user defined networks only\n"
+     "* user specified IP address is supported only when connecting to networks with user "
+     "configured subnets\n"
+     "* network-scoped alias is supported only for containers in user defined networks\n"
+     "* invalid IPv4 address: ::1"),
 ]  # fmt: skip
 
 
