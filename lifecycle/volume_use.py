@@ -69,7 +69,7 @@ def adopt(engine: Engine, live: Iterable[str]) -> None:
         container = engine.containers.get(container_id)
         if container is not None:
             for point in volumes(container.record):
-                engine.volumes.adopt(point.name, _user(container, point))
+                engine.volumes.adopt(point.name, _user(container, point), point.driver)
 
 
 def volumes(record: pb.Container) -> list[pb.MountPoint]:

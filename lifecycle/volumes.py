@@ -88,8 +88,9 @@ class VolumeService:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         # container id -> volumes that it is to have once its record is there
         self._held: dict[str, set[str]] = {}
-        # volume name -> who has it mounted now; a container may have it at several places
-        self._mounted: dict[str, set[str]] = {}
+        # volume name -> who has it mounted now, and by which driver; a container may have it at
+        # several places
+        self._mounted: dict[str, dict[str, str]] = {}
 
     async def create(
         self,
@@ -225,29 +226,28 @@ class VolumeService:
             else:
                 driver = await volume_plugins.find(self._plugins, volume.driver)
                 path = os.fspath(await driver.mount(name, _opaque(user)))
-            self._mounted.setdefault(name, set()).add(user)
+            self._mounted.setdefault(name, {})[user] = volume.driver
         return path
 
     async def unmount(self, name: str, user: str) -> bool:
         """False if ``user`` had not mounted it."""
         async with self._locked(name):
-            users = self._mounted.get(name, set())
+            users = self._mounted.get(name, {})
             if user not in users:
                 return False
-            users.discard(user)
+            name_of_driver = users.pop(user)
             if not users:
                 del self._mounted[name]
-            volume = self._volumes.get(name)
-            if volume is not None and volume.driver == LOCAL and not users:
-                await self._local.unmount(name, volume.options or {})
-            elif volume is not None and volume.driver != LOCAL:
-                driver = await volume_plugins.find(self._plugins, volume.driver)
+            if name_of_driver != LOCAL:
+                driver = await volume_plugins.find(self._plugins, name_of_driver)
                 await driver.unmount(name, _opaque(user))
+            elif not users and name in self._volumes:
+                await self._local.unmount(name, self._volumes[name].options or {})
         return True
 
-    def adopt(self, name: str, user: str) -> None:
+    def adopt(self, name: str, user: str, driver: str) -> None:
         """``user`` had mounted it before this process was started, and still uses it."""
-        self._mounted.setdefault(name, set()).add(user)
+        self._mounted.setdefault(name, {})[user] = driver
 
     async def sweep(self) -> None:
         """After all were adopted: unmount what nobody uses, finish removals."""

@@ -41,7 +41,8 @@ def things(engine: Engine) -> Things:
         if ours(engine, [network["Name"]]):
             found["networks"].add(network["Name"])
     for volume in listing(engine, "/volumes")["Volumes"] or []:
-        if ours(engine, [volume["Name"]]):
+        # A plugin's volumes are the machine's: another engine's tests may have just made them.
+        if volume["Driver"] == "local" and ours(engine, [volume["Name"]]):
             found["volumes"].add(volume["Name"])
     return found
 
