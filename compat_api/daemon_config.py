@@ -22,7 +22,14 @@ from compat_api.daemon_options import BY_NAME
 DEFAULT_FILE = Path("/etc/longshore/daemon.json")
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
-STORAGE_DRIVERS = ("", "overlay2", "overlay", "overlayfs")
+# What is meant by each name that Docker has for a driver which this engine has, too.
+STORAGE_DRIVERS = {
+    "": "",
+    "overlay2": "overlay2",
+    "overlay": "overlay2",
+    "overlayfs": "overlay2",
+    "vfs": "vfs",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +78,13 @@ def refuse_unsupported(values: Values) -> None:
             )
     if values.get("storage-driver", "") not in STORAGE_DRIVERS:
         raise ConfigError(
-            f"--storage-driver {values['storage-driver']} is not supported: only overlay2 is"
+            f"--storage-driver {values['storage-driver']} is not supported: overlay2 and vfs are"
         )
 
 
 def build(values: Values) -> DaemonConfig:
     check_texts(values)
+    values = {**values, "storage-driver": STORAGE_DRIVERS[values.get("storage-driver", "")]}
     warnings = []
     if values.get("live-restore") is False:
         warnings.append("--live-restore=false has no effect: containers outlive this engine")

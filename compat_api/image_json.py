@@ -13,9 +13,6 @@ from common.errors import InvalidArgument
 from common.times import parse_timestamp, rfc3339_nano
 from lifecycle._pb import images_pb2 as pb
 
-# What Docker's clients know overlayfs snapshots as; the engine has no other kind.
-GRAPH_DRIVER = "overlay2"
-
 _ALWAYS: dict[str, Any] = {
     "Cmd": None,
     "Entrypoint": None,
@@ -68,7 +65,7 @@ def inspect(image: pb.Image) -> dict[str, Any]:
         result["OsVersion"] = parsed["os.version"]
     result |= {
         "Size": image.size,
-        "GraphDriver": {"Data": dict(sorted(image.snapshot.items())), "Name": GRAPH_DRIVER},
+        "GraphDriver": {"Data": dict(sorted(image.snapshot.items())) or None, "Name": image.driver},
         "RootFS": {"Type": "layers", **({"Layers": list(image.layers)} if image.layers else {})},
         "Metadata": {"LastTagTime": rfc3339_nano(image.last_tagged)},
         "Config": inspect_config(_config(parsed)),

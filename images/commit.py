@@ -34,9 +34,8 @@ class Commit:
         if not FULL_ID.fullmatch(container_id):
             raise InvalidArgument(f"invalid container id {container_id[:100]!r}")
         below = tuple(operation.arguments["diff_ids"])
-        upper = self._snapshots.upper_directory(container_id)
         with self._content.ingest() as ingest:
-            await asyncio.to_thread(_read, os.fspath(upper), ingest)
+            await asyncio.to_thread(self._read, container_id, ingest)
             diff_ids = (*below, ingest.digest)
             chain = chain_ids(diff_ids)
             configuration = with_diff_ids(operation.arguments["configuration"].encode(), diff_ids)
@@ -57,14 +56,14 @@ class Commit:
         )
         return {"image": asdict(ImageRecord(image_id, (layer,)))}
 
-
-def _read(upper: str, ingest: Ingest) -> None:
-    """In a thread."""
-    fd = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        LayerWriter(ingest.write).write(fd)
-    finally:
-        os.close(fd)
+    def _read(self, container_id: str, ingest: Ingest) -> None:
+        """In a thread."""
+        with self._snapshots.changed_files(container_id) as directory:
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                LayerWriter(ingest.write).write(fd)
+            finally:
+                os.close(fd)
 
 
 def _ignore(_state: Unpacking) -> None:

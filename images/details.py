@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
 from images.content import ContentStore
+from images.copies import Change
 from images.model import Image
-from images.snapshots import INIT, Snapshots
+from images.snapshots import COPY, INIT, MERGED, Snapshots
 from images.store import ImageStore
 
 
@@ -43,21 +45,35 @@ class Details:
     def image_snapshot(self, image: Image) -> dict[str, str]:
         """GraphDriver.Data of an image: its layers' directories."""
         directories = self._snapshots.lower_directories(image.chain_ids)
-        if not directories:
+        if not directories or self._snapshots.driver == COPY:
             return {}
         return _data(directories[1:], upper=directories[0])
 
     def container_snapshot(self, container_id: str) -> dict[str, str]:
         """GraphDriver.Data of a container."""
+        if self._snapshots.driver == COPY:
+            return {}
         chain_ids = self._store.container_chain(container_id) or []
         lower = self._snapshots.lower_directories(chain_ids)
         return _data(lower, upper=self.container_upper(container_id))
 
     def container_lower(self, container_id: str) -> list[Path]:
         """The directories below the container's own, the top one first."""
+        if self._snapshots.driver == COPY:
+            return [self._snapshots.root / container_id / MERGED]
         chain_ids = self._store.container_chain(container_id) or []
         lower = self._snapshots.lower_directories(chain_ids)
         return [*lower, self._snapshots.root / INIT / "fs"]
+
+    @property
+    def storage_driver(self) -> str:
+        return self._snapshots.driver
+
+    async def copied_changes(self, container_id: str) -> list[Change] | None:
+        """What the container has changed in its copy of the image; None where overlayfs tells."""
+        if self._snapshots.driver != COPY:
+            return None
+        return await asyncio.to_thread(self._snapshots.copied_changes, container_id)
 
     def container_upper(self, container_id: str) -> Path:
         """The directory of what the container has written."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from common.errors import InvalidArgument
 from images.content import ContentStore
 from images.sharing import SharedTasks
-from images.snapshots import Snapshots, mark_opaque
+from images.snapshots import OVERLAY, Snapshots, mark_opaque
 from images.unpackers import Unpackers
 
 
@@ -72,7 +72,8 @@ class Layers:
     ) -> int:
         partial = self._snapshots.new_partial()
         try:
-            size, found = await self._fill(partial, archive, report, whiteouts=True)
+            overlay = self._snapshots.driver == OVERLAY
+            size, found = await self._fill(partial, archive, report, whiteouts=overlay)
             if found != diff_id:
                 raise InvalidArgument(
                     f"failed to register layer: layer has digest {found}, the image says {diff_id}"

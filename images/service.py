@@ -7,6 +7,7 @@ in lifecycle's event loop: what takes longer than a query or a rename runs in th
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Sequence
@@ -40,7 +41,7 @@ from images.model import (
 )
 from images.reference import Reference
 from images.removal import InUse, Remover
-from images.snapshots import Snapshots
+from images.snapshots import COPY, Snapshots
 from images.store import ImageStore
 
 WORKER_END_SECONDS = 10.0
@@ -56,7 +57,9 @@ class ImageService:
         *,
         registries: RegistryOptions | None = None,
         worker_idle: float = IDLE_SECONDS,
+        storage_driver: str = "",
     ) -> None:
+        self._driver = storage_driver
         self._content = ContentStore(data_root / "content")
         self._snapshots = Snapshots(data_root / "snapshots")
         self._store = ImageStore(database, self._content)
@@ -71,7 +74,7 @@ class ImageService:
     async def open(self) -> None:
         """Make the directories, and remove what a crash left; before the first container starts."""
         self._content.create()
-        self._snapshots.create()
+        self._snapshots.create(self._driver)
         if not await self._content.is_left_alone(WORKER_END_SECONDS):
             log.warning("the image worker of a lifecycle process that died is still at work")
         self._collector.start()
@@ -301,6 +304,10 @@ class ImageService:
     async def prepare_container(self, container_id: str, image: Image) -> list[Mount]:
         """The mounts that make the container's root; its directories are there afterwards."""
         self._store.add_container(container_id, image.top_layer)
+        if self._snapshots.driver == COPY:
+            return await asyncio.to_thread(
+                self._snapshots.prepare_container, container_id, image.chain_ids
+            )
         return self._snapshots.prepare_container(container_id, image.chain_ids)
 
     def container_mounts(self, container_id: str) -> list[Mount]:

@@ -6,6 +6,7 @@
     <data-root>/snapshots/l/<16 characters>           symlinks to the layers' fs, see below
     <data-root>/snapshots/new/<random>/               being unpacked by the worker
     <data-root>/snapshots/own-<random>/               being made or removed by lifecycle
+    <data-root>/snapshots/driver                      overlay2, or vfs: see images/copies.py
 
 The worker makes layers: it unpacks and then renames. All else is lifecycle's. Nothing
 is mounted here: ``prepare_container`` returns the mount, and the runtime makes it inside the
@@ -31,10 +32,13 @@ import re
 import secrets
 import shutil
 import stat
+import subprocess
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from common.errors import InternalError
+from common.errors import InternalError, InvalidArgument
+from images import copies
 from images.model import Mount
 
 INIT = "init"
@@ -50,18 +54,29 @@ FS_IOC_GETFLAGS = 0x80086601  # linux/fs.h
 FS_IOC_SETFLAGS = 0x40086602
 FS_TOPDIR_FL = 0x00020000
 
+DRIVER, MERGED, INDEX = "driver", "merged", "index.json"
+
+_FIXED = (INIT, LINKS, UNPACKING, DRIVER)
 _INIT_DIRECTORIES = ("dev", "dev/pts", "dev/shm", "etc", "proc", "sys")
 _INIT_FILES = (".dockerenv", "dev/console", "etc/hostname", "etc/hosts", "etc/resolv.conf")
+
+
+OVERLAY, COPY = "overlay2", "vfs"  # as Docker names them
 
 
 class Snapshots:
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.driver = _read_driver(root)
         self._one_by_one = _kernel_version() >= LOWERDIR_PLUS_SINCE
 
-    def create(self) -> None:
-        """The fixed directories; lifecycle calls it when it opens the store."""
+    def create(self, driver: str = "") -> None:
+        """The fixed directories; lifecycle calls it when it opens the store.
+
+        Without a ``driver`` it is the one that the data root was made with, or the best that works.
+        """
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._choose_driver(driver)
         (self.root / LINKS).mkdir(mode=0o700, exist_ok=True)
         (self.root / UNPACKING).mkdir(mode=0o700, exist_ok=True)
         _spread(self.root / UNPACKING)
@@ -78,6 +93,18 @@ class Snapshots:
             (partial / "fs" / name).chmod(0o755)
         (partial / "fs/etc/mtab").symlink_to("/proc/mounts")
         partial.rename(self.root / INIT)
+
+    def _choose_driver(self, wanted: str) -> None:
+        file = self.root / DRIVER
+        if file.exists() or (self.root / INIT).exists():
+            if wanted not in ("", self.driver):
+                raise InvalidArgument(
+                    f"{self.root} was made with the storage driver {self.driver}: use that one,"
+                    " or another --data-root"
+                )
+        else:
+            self.driver = wanted or (OVERLAY if _overlay_works(self.root) else COPY)
+        file.write_text(f"{self.driver}\n")
 
     # ---- layers, made by the worker
 
@@ -120,12 +147,41 @@ class Snapshots:
     def prepare_container(self, container_id: str, chain_ids: Sequence[str]) -> list[Mount]:
         """Make the container's directories if they are not there, and say how to mount them."""
         directory = self.root / container_id
+        if self.driver == COPY:
+            if not directory.exists():
+                self._copy_image(directory, chain_ids)
+            return [Mount("bind", os.fspath(directory / MERGED), "/", ("rbind", "rprivate"))]
         upper, work = directory / "fs", directory / "work"
         lower = [self.layer(chain_id) / "fs" for chain_id in reversed(chain_ids)]
         if not upper.exists():
             self._make_container(directory, lower[0] if lower else self.root / INIT / "fs")
         options = (*self._lower_options(lower), f"upperdir={upper}", f"workdir={work}")
         return [Mount("overlay", "overlay", "/", (*options, *FIXED_OPTIONS))]
+
+    def _copy_image(self, directory: Path, chain_ids: Sequence[str]) -> None:
+        partial = self.root / (OWN + secrets.token_hex(8))
+        partial.mkdir()
+        layers = [self.root / INIT / "fs", *(self.layer(chain) / "fs" for chain in chain_ids)]
+        copies.merge(layers, partial / MERGED)
+        copies.write_index(partial / MERGED, partial / INDEX)
+        partial.rename(directory)
+
+    def copied_changes(self, container_id: str) -> list[copies.Change]:
+        directory = self.root / container_id
+        return copies.changes(directory / MERGED, directory / INDEX)
+
+    @contextmanager
+    def changed_files(self, container_id: str) -> Iterator[Path]:
+        """A directory with what the container has changed and, in some form, whiteouts."""
+        if self.driver == OVERLAY:
+            yield self.upper_directory(container_id)
+            return
+        directory, partial = self.root / container_id, self.new_partial()
+        try:
+            copies.write_layer(directory / MERGED, directory / INDEX, partial / "changed")
+            yield partial / "changed"
+        finally:
+            shutil.rmtree(partial)
 
     def lower_directories(self, chain_ids: Sequence[str]) -> list[Path]:
         """The layers' directories, the top one first, without ``init``."""
@@ -187,7 +243,7 @@ class Snapshots:
         """Layers (hex chain ids) and containers (their ids)."""
         with os.scandir(self.root) as entries:
             for entry in entries:
-                if not entry.name.startswith(OWN) and entry.name not in (INIT, LINKS, UNPACKING):
+                if not entry.name.startswith(OWN) and entry.name not in _FIXED:
                     yield entry.name
 
     def partials(self) -> list[Path]:
@@ -239,6 +295,30 @@ def _spread(directory: Path) -> None:
         pass  # another file system, which has no such flag and no need for it
     finally:
         os.close(fd)
+
+
+def _read_driver(root: Path) -> str:
+    try:
+        return (root / DRIVER).read_text().strip()
+    except FileNotFoundError:
+        return OVERLAY
+
+
+def _overlay_works(root: Path) -> bool:
+    """Whether a container's root could be mounted here: tried, in a namespace that ends at once."""
+    partial = root / (OWN + secrets.token_hex(8))
+    names = ("lower", "upper", "work", "merged")
+    for name in names:
+        (partial / name).mkdir(parents=True)
+    options = ",".join(f"{name}dir={partial / name}" for name in names[:3])
+    command = ["unshare", "-m", "mount", "-t", "overlay", "-o", options, "none"]
+    try:
+        tried = subprocess.run([*command, partial / "merged"], capture_output=True)
+        return tried.returncode == 0
+    except FileNotFoundError:
+        return True  # no such commands here: what fails will say so itself
+    finally:
+        shutil.rmtree(partial)
 
 
 def _kernel_version() -> tuple[int, int]:

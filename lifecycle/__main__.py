@@ -23,6 +23,7 @@ import grpc.aio
 import setproctitle
 
 from common.database import Database
+from common.errors import InvalidArgument
 from common.options import EngineOptions
 from common.paths import DEFAULT_DATA_ROOT, DEFAULT_EXEC_ROOT, Paths
 from images.endpoints import RegistryOptions
@@ -93,6 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     lock = _lock(paths.data_root)
     try:
         asyncio.run(serve(paths, options))
+    except InvalidArgument as error:  # of an option that only the data root could judge
+        sys.exit(f"longshore-lifecycle: {error}")
     finally:
         os.close(lock)
 
@@ -153,7 +156,12 @@ async def build(paths: Paths, options: EngineOptions, kernel: host.Host) -> Engi
     database = Database(paths.database)
     events = EventLog()
     containers = ContainerTable(database)
-    images = ImageService(paths.data_root, database, registries=_registries(options))
+    images = ImageService(
+        paths.data_root,
+        database,
+        registries=_registries(options),
+        storage_driver=options.storage_driver or "",
+    )
     await images.open()
     networks = NetworkService(database, paths, options, events)
     warnings = kernel.warnings + networks.start()

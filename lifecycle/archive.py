@@ -77,6 +77,13 @@ async def export(engine: Engine, request: pb.ExportRequest) -> None:
 
 async def changes(engine: Engine, container: Container) -> pb.ChangeList:
     details = engine.images.details
+    copied = await details.copied_changes(container.id)
+    if copied is not None:
+        reply = pb.ChangeList()
+        for change in copied:
+            shown = os.fsencode(change.path).decode("utf-8", "backslashreplace")
+            reply.changes.add(path=f"/{shown}", kind=change.kind)
+        return reply
     lower = [os.fspath(path) for path in details.container_lower(container.id)]
     ours, theirs = socket.socketpair()
     with ours:
@@ -100,6 +107,9 @@ async def changes(engine: Engine, container: Container) -> pb.ChangeList:
 
 async def layer_size(engine: Engine, container: Container) -> int:
     """Bytes of the container's own layer."""
+    copied = await engine.images.details.copied_changes(container.id)
+    if copied is not None:
+        return sum(change.size for change in copied)
     answer = await _on_upper(engine, container, "size", {}, [])
     return int(answer["bytes"])
 

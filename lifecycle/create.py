@@ -67,7 +67,7 @@ async def create(engine: Engine, request: pb.CreateContainerRequest) -> pb.Creat
             args=command[1:],
             endpoints=[] if config.network_disabled else _endpoints(host, request.endpoints),
             directory=os.fspath(engine.paths.container(container_id)),
-            driver="overlay2",
+            driver=engine.images.details.storage_driver,
             apparmor_profile=security.parse(host.security_opt.values).apparmor,
         )
         undo.callback(engine.volumes.release, container_id)

@@ -214,6 +214,7 @@ class Images(ImagesServicer):
             layers=image.diff_ids,
             last_tagged=image.last_tagged,
             comment=image.comment,
+            driver=self._images.details.storage_driver,
         )
 
     def _removed(self, records: list[Removal] | tuple[Removal, ...]) -> pb.RemoveImageReply:

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc.aio
 
+from images.snapshots import OVERLAY
 from lifecycle import status, view
 from lifecycle._pb import system_pb2 as pb
 from lifecycle._pb.system_pb2_grpc import SystemServicer
@@ -36,8 +37,8 @@ class System(SystemServicer):
             containers_paused=paused,
             containers_stopped=len(states) - running - paused,
             images=len(engine.images.find()),
-            storage_driver="overlay2",
-            storage_status={"Supports d_type": "true", "Native Overlay Diff": "true"},
+            storage_driver=engine.images.details.storage_driver,
+            storage_status=_storage_status(engine.images.details.storage_driver),
             data_root=str(engine.paths.data_root),
             cgroup_version=str(host.cgroup_version),
             cgroup_driver="cgroupfs",
@@ -116,6 +117,12 @@ class System(SystemServicer):
                 for item in self._engine.options.runtimes
             ),
         ]
+
+
+def _storage_status(driver: str) -> dict[str, str]:
+    if driver != OVERLAY:
+        return {}
+    return {"Supports d_type": "true", "Native Overlay Diff": "true"}
 
 
 def _forwarding() -> bool:

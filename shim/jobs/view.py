@@ -134,7 +134,8 @@ def _enter_stopped(view: Stopped, *, write: bool) -> Root:
     _make_private()
     # All that is named by a path of the host is opened before the first mount covers any.
     operations = [mounts.plan(item, "/", _no_mapping) for item in view.mounts]
-    if write:
+    # A root that is no overlay is a copy of the container's own: there is nothing to throw away.
+    if write or view.root.type != "overlay":
         tree = mounts.plan(view.root, "/", _no_mapping).tree
     else:
         tree = _throw_away(view.root, view.scratch)

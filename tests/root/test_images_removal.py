@@ -58,7 +58,12 @@ async def test_removal_takes_everything_along(tmp_path: Path) -> None:
         assert layer_directory(root, other.chain_ids[0]).exists()
         assert len(await remove(images, "b:1")) == 4
         assert not list((root / "content" / "sha256").iterdir())
-        assert {path.name for path in (root / "snapshots").iterdir()} == {"init", "l", "new"}
+        assert {path.name for path in (root / "snapshots").iterdir()} == {
+            "driver",
+            "init",
+            "l",
+            "new",
+        }
         assert not list((root / "snapshots" / "l").iterdir())
 
 

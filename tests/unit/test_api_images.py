@@ -73,6 +73,7 @@ def image(**changes: Any) -> pb.Image:
         "config": orjson.dumps(CONFIG),
         "layers": LAYERS,
         "last_tagged": CREATED + 15523303,
+        "driver": "overlay2",
         "history_sizes": [
             pb.LayerSize(diff_id=LAYERS[0], size=2065348),
             pb.LayerSize(diff_id=LAYERS[1], size=7),
