@@ -156,6 +156,7 @@ async def test_crash_leaves_nothing_for_long(tmp_path: Path) -> None:
         assert images.resolve("a:1") == kept
         names = {path.name for path in (root / "snapshots").iterdir()}
         assert names == {
+            "driver",
             "init",
             "l",
             "new",
