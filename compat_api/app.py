@@ -19,6 +19,7 @@ import orjson
 from aiohttp import web
 
 from compat_api.client import Engine
+from compat_api.connection import Connection
 from compat_api.errors import status_and_message
 from compat_api.origin import OriginCheck
 from compat_api.release import NEWEST, NEWEST_TEXT, OLDEST, OLDEST_TEXT
@@ -103,7 +104,12 @@ class _Handler:
             refusal = self._origin_check.refusal(http.headers)
             if refusal is not None:
                 return error_response(403, refusal, headers={})
-        return await self._app.answer(http)
+        try:
+            return await self._app.answer(http)
+        finally:
+            connection = http.protocol
+            if isinstance(connection, Connection) and connection.raw_body is not None:
+                connection.raw_body.handler_ended()
 
 
 def split_target(target: str) -> tuple[str, str]:

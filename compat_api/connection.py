@@ -12,6 +12,8 @@ from typing import Any
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from compat_api.raw_body import RawBody, is_wanted
+
 MAX_HELD = 64 << 10
 # Of an upload; with less the two ends keep waiting for each other.
 READ_AHEAD = 1 << 20
@@ -23,22 +25,37 @@ PLAIN_HEADER = "Longshore-Plain-Hijack"
 class Connection(RequestHandler):
     """One client's connection."""
 
-    __slots__ = ("_held",)
+    __slots__ = ("_held", "raw_body")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.raw_body: RawBody | None = None  # of the present request, if it is kept from aiohttp
         self._held = b""  # the begin of a request's head whose end has not come
 
     def data_received(self, data: bytes) -> None:
+        if self.raw_body is not None:
+            self.raw_body.data_received(data)
+            return
         if self._held:
             data, self._held = self._held + data, b""
         # Only where a request begins: the bytes of an upload must pass as they are.
-        if data.startswith(b"POST ") and (self._waiter is not None or self._request_count == 0):
+        if data.startswith(b"POST ") and self._begins_request():
             if b"\r\n\r\n" not in data and len(data) < MAX_HELD:
                 self._held = data
                 return
             data = as_upgrade(data)
+        elif data.startswith(b"PUT ") and self._begins_request() and self._is_plain_socket():
+            end = data.find(b"\r\n\r\n") + 4
+            if end > 3 and is_wanted(data[:end]):
+                self.raw_body = RawBody(self, data[end:])
+                data = data[:end]
         super().data_received(data)
+
+    def _begins_request(self) -> bool:
+        return self._waiter is not None or self._request_count == 0
+
+    def _is_plain_socket(self) -> bool:
+        return self.transport is not None and not self.transport.get_extra_info("ssl_object")
 
     def take_early(self) -> bytes:
         """What came behind the head and body of an attach or exec request."""

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import base64
 import stat
+from typing import cast
 
 import orjson
 from aiohttp import web
 
 from common.errors import InvalidArgument
 from common.times import rfc3339_nano
+from compat_api.connection import Connection
+from compat_api.errors import status_and_message
+from compat_api.raw_body import RawBody
 from compat_api.request import COMMON_HEADERS, Request
 from compat_api.routes import Answer, Empty, Json, Route
 from compat_api.transfer import direct_download, upload
@@ -82,6 +86,11 @@ async def get_archive(request: Request) -> Answer:
 
 
 async def put_archive(request: Request) -> Answer:
+    raw = cast(Connection, request.http.protocol).raw_body
+    if raw is not None and await raw.is_plain():
+        return await _put_raw(request, raw)
+    if raw is not None:
+        raw.release()
     path = path_parameter(request)
     async with upload(request, request.http.content.iter_any()) as stream:
         await request.engine.containers.PutArchive(
@@ -93,6 +102,27 @@ async def put_archive(request: Request) -> Answer:
                 copy_uid_gid=request.flag("copyUIDGID"),
             )
         )
+    return Empty(200)
+
+
+async def _put_raw(request: Request, raw: RawBody) -> Answer:
+    try:
+        asked = pb.ArchiveRequest(
+            ref=request.name,
+            path=path_parameter(request),
+            stream=await raw.offer(request.engine.paths),
+            no_overwrite_dir_non_dir=request.flag("noOverwriteDirNonDir"),
+            copy_uid_gid=request.flag("copyUIDGID"),
+        )
+        await request.engine.containers.PutArchive(asked)
+    except Exception as error:
+        # How much of the body was read is not known: the connection cannot be used again.
+        raw.drop()
+        status, message = status_and_message(error)
+        response = web.json_response({"message": message}, status=status, headers=COMMON_HEADERS)
+        response.force_close()
+        return response
+    raw.finish()
     return Empty(200)
 
 

@@ -17,6 +17,7 @@ import orjson
 from common.errors import Conflict
 from lifecycle import jobs, status
 from lifecycle._pb import containers_pb2 as pb
+from lifecycle._pb.types_pb2 import Stream
 from lifecycle.container import Container
 from lifecycle.engine import Engine
 from shim.protocol import Message
@@ -61,9 +62,10 @@ async def put(engine: Engine, request: pb.ArchiveRequest) -> None:
             "no_overwrite_dir_non_dir": request.no_overwrite_dir_non_dir,
             "copy_uid_gid": request.copy_uid_gid,
             "user": container.record.config.user,
+            "chunked": request.stream.chunked,
         }
-        async with _plain(engine, stream) as tar:
-            await jobs.run(engine, container, "put", arguments, [tar], writes=True)
+        async with _plain(engine, stream, request.stream) as tar:
+            await jobs.run(engine, container, "put", arguments, tar, writes=True)
         engine.publish(container, "extract-to-dir")
 
 
@@ -160,20 +162,31 @@ class _Claimed:
 
 
 @asynccontextmanager
-async def _plain(engine: Engine, stream: int) -> AsyncIterator[int]:
+async def _plain(engine: Engine, stream: int, given: Stream) -> AsyncIterator[list[int]]:
     """``stream`` as a plain tar; the images worker decompresses it where it is none.
+
+    A client's own connection has been looked at, and comes with what was read of it on the way.
 
     A job must not do that, where it is: what decompresses is no business of a container's files
     (CVE-2026-41567).
     """
+    if given.chunked:
+        early = os.memfd_create("early", os.MFD_CLOEXEC)
+        try:
+            os.write(early, given.early)
+            os.lseek(early, 0, os.SEEK_SET)
+            yield [early, stream]
+        finally:
+            os.close(early)
+        return
     if not await _is_compressed(stream):
-        yield stream
+        yield [stream]
         return
     ours, theirs = socket.socketpair()
     with ours:
         worker = asyncio.ensure_future(engine.images.decompress(stream, theirs.detach()))
         try:
-            yield ours.fileno()
+            yield [ours.fileno()]
         except Exception:
             # The tar was cut off because the worker failed, perhaps: that is the reason then.
             if worker.done():

@@ -12,7 +12,6 @@ import errno
 import os
 import posixpath
 import stat
-from collections.abc import Iterator
 
 from common import tar
 from common.errors import InternalError, InvalidArgument
@@ -22,10 +21,9 @@ from runtime.errors import reason
 from runtime.rootpath import Root
 from runtime.spec import User
 from runtime.syscalls import RESOLVE_NO_MAGICLINKS, openat2
-from shim.jobs import paths
+from shim.jobs import body, paths
 from shim.protocol import Message
 
-PIECE = 1 << 18
 ID_LIMIT = (1 << 32) - 1
 READ_ONLY = os.ST_RDONLY
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -40,17 +38,11 @@ def put(root: Root, arguments: Message, fds: list[int]) -> Message:
         destination, path, owner=owner, strict=arguments["no_overwrite_dir_non_dir"]
     )
     try:
-        extraction.run(tar.Reader(_pieces(fds[0])))
+        raw = body.pieces(fds)
+        extraction.run(tar.Reader(body.unchunked(raw) if arguments["chunked"] else raw))
     except FileNotFoundError as error:
         raise paths.missing(arguments) from error
     return {}
-
-
-def _pieces(fd: int) -> Iterator[memoryview]:
-    """One buffer over and over: the tar reader is done with a piece when it asks for the next."""
-    buffer = memoryview(bytearray(PIECE))
-    while count := os.readv(fd, [buffer]):
-        yield buffer[:count]
 
 
 def _open_destination(root: Root, path: str, arguments: dict[str, str]) -> int:

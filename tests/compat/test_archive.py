@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import bz2
+import contextlib
 import gzip
 import io
 import json
@@ -23,6 +24,7 @@ import zstandard
 from tests import polling
 from tests.archives import Layer
 from tests.engine import BUSYBOX, Engine, OwnEngine, fresh_name
+from tests.rawhttp import UnixConnection
 
 Runner = Callable[..., str]
 BIG = 20_000_000
@@ -204,6 +206,47 @@ def test_put_of_compressed_tars(
     tar = Layer().file("big", os.urandom(1 << 20)).file("small", "yes").tar()
     assert put(engine, box, "/d", compress(tar)).status == 200
     assert sh(engine, box, "cat /d/small; stat -c %s /d/big") == "yes1048576\n"
+
+
+def in_chunks(engine: Engine, *requests: tuple[str, bytes]) -> list[int]:
+    """PUTs in chunks over one connection, as the docker command sends them; the answers' codes."""
+    codes = []
+    with contextlib.closing(UnixConnection(str(engine.socket), 20)) as connection:
+        for path, tar in requests:
+            pieces = [tar[at : at + 700] for at in range(0, len(tar), 700)]
+            connection.request("PUT", path, iter(pieces), encode_chunked=True)
+            answer = connection.getresponse()
+            answer.read()
+            codes.append(answer.status)
+    return codes
+
+
+def test_put_in_chunks(engine: Engine, box: str) -> None:
+    big = os.urandom(3 << 20)
+    assert in_chunks(
+        engine,
+        (target(box, "/d"), Layer().file("one", big).tar()),
+        (target(box, "/d"), gzip.compress(Layer().file("two", "2").tar())),
+        (target(box, "/d"), b""),
+        (target(box, "/d"), Layer().file("three", "3").tar()),
+        (target(box, "/nope"), Layer().file("four", big).tar()),
+        (target(box, "/d"), Layer().file("five", "5").tar()),
+        (target(box, ""), ONE),
+        ("/v1.99" + target(box, "/d"), Layer().file("never", big).tar()),
+    ) == [200, 200, 200, 200, 404, 200, 400, 400]
+    assert get(engine, box, "/d/one")["one"].size == len(big)
+    assert sh(engine, box, "cat /d/two /d/three /d/five") == "235"
+
+
+def test_put_of_broken_chunks(engine: Engine, box: str) -> None:
+    head = f"PUT {target(box, '/d')} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for rest in (b"zz\r\n" + ONE, b"8\r\n12345678XX" + ONE, b"-1\r\n" + ONE):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(20)
+            client.connect(str(engine.socket))
+            client.sendall(head.encode() + rest)
+            answer = client.recv(1 << 16)
+            assert answer.split()[1] in (b"400", b"500"), answer
 
 
 def test_put_of_a_broken_compressed_tar(engine: Engine, box: str) -> None:

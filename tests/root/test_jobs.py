@@ -113,6 +113,7 @@ def put(lab: Lab, view: Message, fds: list[int], path: str, tar: bytes, **more: 
         "no_overwrite_dir_non_dir": False,
         "copy_uid_gid": False,
         "user": "",
+        "chunked": False,
         **more,
     }
     with ours:
@@ -226,6 +227,7 @@ def test_a_closed_control_socket_ends_the_job(lab: Lab, tmp_path: Path) -> None:
         "no_overwrite_dir_non_dir": False,
         "copy_uid_gid": False,
         "user": "",
+        "chunked": False,
     }
     with ours, theirs:
         job = Job(lab, "put", view, arguments, [theirs.fileno()])
