@@ -127,11 +127,11 @@ class ImageService:
 
     def tag(self, name: str, target: str) -> Reference:
         """Give the image ``name`` another name too."""
-        image = self.resolve(name)
         wanted = reference.parse(target)
         if wanted.digest is not None:
             raise InvalidArgument("cannot import digest reference")
         wanted = wanted.with_default_tag()
+        image = self.resolve(name)
         with self._database.transaction():
             self._store.set_tag(wanted, image.id)
         return wanted

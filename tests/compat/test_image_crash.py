@@ -19,7 +19,7 @@ import pytest
 
 from tests import polling
 from tests.archives import Layer, docker_archive
-from tests.engine import Engine, OwnEngine, fresh_name
+from tests.engine import BUSYBOX, Engine, OwnEngine, fresh_name
 from tests.registry import Registry
 
 KILLS = int(os.environ.get("LONGSHORE_KILLS", "3"))
@@ -29,7 +29,9 @@ LONGEST_SECONDS = 0.5
 
 @pytest.fixture(scope="module")
 def crashing(make_engine: Callable[..., OwnEngine]) -> OwnEngine:
-    return make_engine()
+    engine = make_engine()
+    engine.load_busybox()
+    return engine
 
 
 def layers(generator: random.Random) -> list[bytes]:
@@ -76,15 +78,27 @@ class Lab:
         self.local = f"{fresh_name()}:1"
         self.archive = directory / "image.tar"
         self.archive.write_bytes(docker_archive([self.local], layers(generator)))
+        self.container = fresh_name()
+        self.committed = f"{fresh_name()}:1"
+        script = f"for i in $(seq {FILES}); do echo $i >/tmp/$i; done"
+        engine.docker("run", "--name", self.container, BUSYBOX, "sh", "-c", script)
 
     @property
     def commands(self) -> list[tuple[str, ...]]:
         return [
             ("pull", "-q", self.remote),
             ("load", "-q", "-i", str(self.archive)),
+            ("commit", self.container, self.committed),
             ("rmi", "-f", self.remote),
             ("rmi", "-f", self.local),
+            ("rmi", "-f", self.committed),
         ]
+
+    def clean(self) -> None:
+        for name in (self.remote, self.local, self.committed):
+            self.engine.docker("rmi", "-f", name, check=False)
+        # Each commit took the tag from the one before.
+        self.engine.docker("image", "prune", "-f")
 
     def wait(self) -> None:
         def answers() -> bool:
@@ -119,7 +133,8 @@ class Lab:
 def lab(crashing: OwnEngine, registry: Registry, tmp_path: Path) -> Iterator[Lab]:
     lab = Lab(crashing, registry, tmp_path)
     yield lab
-    crashing.docker("rmi", "-f", lab.remote, lab.local, check=False)
+    lab.clean()
+    crashing.docker("rm", "-f", lab.container)
 
 
 @pytest.mark.timeout(60 + 10 * KILLS)
@@ -128,10 +143,10 @@ def test_kill_at_random_moments(engine: Engine, lab: Lab) -> None:
     seed = random.randrange(1 << 32)
     generator = random.Random(seed)
     empty = store_files(crashing.data_root)
-    for command in lab.commands[:2]:
+    for command in lab.commands[:3]:
         crashing.docker(*command)
     good = trees(crashing.data_root)
-    assert len(good) == 6
+    assert len(good) == 1 + 3 + 3 + 1
     for number in range(KILLS):
         command = generator.choice(lab.commands)
         client = crashing.spawn(*command)
@@ -145,6 +160,5 @@ def test_kill_at_random_moments(engine: Engine, lab: Lab) -> None:
             lab.check(good)
         except AssertionError as error:
             raise AssertionError(f"seed {seed}, kill {number}, {command}: {error}") from None
-    crashing.docker("rmi", "-f", lab.remote, check=False)
-    crashing.docker("rmi", "-f", lab.local, check=False)
+    lab.clean()
     assert store_files(crashing.data_root) == empty, f"seed {seed}"
