@@ -11,7 +11,6 @@ import asyncio
 import os
 import time
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from common.database import Database
@@ -21,7 +20,14 @@ from common.ids import new_id, short
 from common.netlink import Netlink
 from common.options import EngineOptions
 from common.paths import Paths
-from lifecycle import default_networks, network_links, network_pools, network_rules
+from lifecycle import (
+    default_networks,
+    forwarding,
+    network_links,
+    network_pools,
+    network_rules,
+    network_templates,
+)
 from lifecycle import filters as filtering
 from lifecycle._pb.types_pb2 import Filter
 from lifecycle.endpoints import Endpoints
@@ -43,7 +49,6 @@ from networking.nftables import Nftables
 from networking.ports import BoundPort, PortAllocator, PortBinding
 from networking.watch import TableWatch
 
-FORWARDING_MARK = "forwarding"  # below the exec root: this engine made the host forward
 _FILTERS = frozenset({"dangling", "driver", "id", "label", "name", "scope", "type"})
 _PRUNE_FILTERS = frozenset({"until", "label", "label!"})
 
@@ -75,8 +80,9 @@ class NetworkService:
     def start(self) -> list[str]:
         """Make what every start needs; returns what the administrator should know."""
         networks = self._prepare()
-        forwards = self._enable_forwarding()
-        forwards6 = self._enable_forwarding6(networks)
+        wanted, root = self._options.ip_forward, self._paths.exec_root
+        forwards = forwarding.enable(root, wanted=wanted)
+        forwards6 = forwarding.enable6(root, networks, wanted=wanted)
         if self._options.iptables:
             self._nft = Nftables()
             table = table_name(self._paths.exec_root)
@@ -166,7 +172,7 @@ class NetworkService:
     # Networks.
 
     def create(self, request: NetworkRequest) -> NetworkRecord:
-        request = self._with_template(request)
+        request = network_templates.complete(request, self._options, self.get)
         names = {record.name for record in self._store.networks.values()}
         network_rules.check_network(request, names)
         record = NetworkRecord(
@@ -191,44 +197,6 @@ class NetworkService:
         self._publish("create", record)
         return record
 
-    def _with_template(self, request: NetworkRequest) -> NetworkRequest:
-        """--config-from: all but the name, the driver and what says where it is seen."""
-        if not request.config_from:
-            return self._with_defaults(request)
-        try:
-            template = self.get(request.config_from)
-        except NotFound:
-            template = None
-        if template is None or not template.config_only:
-            raise NotFound(f'configuration network "{request.config_from}" does not exist')
-        if request.ipam or request.ipam_options or request.options or request.enable_ipv6:
-            raise PermissionDenied(
-                "user-specified configurations are not supported if the network depends on a "
-                "configuration network"
-            )
-        return replace(
-            request,
-            enable_ipv4=template.enable_ipv4,
-            enable_ipv6=template.enable_ipv6,
-            ipam=template.ipam,
-            ipam_options=template.ipam_options,
-            options=template.options,
-            labels={**template.labels, **request.labels},
-        )
-
-    def _with_defaults(self, request: NetworkRequest) -> NetworkRequest:
-        """The administrator's --default-network-opt of the driver."""
-        defaults = self._options.default_network_options.get(request.driver or "bridge", {})
-        options = {**defaults, **request.options}
-        ipv6 = network_rules.boolean(options, network_rules.ENABLE_IPV6, default="false")
-        ipv4 = network_rules.boolean(options, network_rules.ENABLE_IPV4)
-        return replace(
-            request,
-            options=options,
-            enable_ipv4=request.enable_ipv4 and ipv4,
-            enable_ipv6=request.enable_ipv6 or ipv6,
-        )
-
     def _make(self, record: NetworkRecord) -> NetworkRecord:
         """Addresses, interface, rules and names; what was made is taken back on a failure."""
         default_mtu = self._options.mtu or default_networks.DEFAULT_MTU
@@ -243,7 +211,10 @@ class NetworkService:
             network_links.make(self._host, record, self._owner(record))
             if self._firewall is not None and _is_bridge(record):
                 self._firewall.add_network(_firewall_rules(record))
-            if not self._enable_forwarding6([record]) and self._firewall is not None:
+            forwards6 = forwarding.enable6(
+                self._paths.exec_root, [record], wanted=self._options.ip_forward
+            )
+            if not forwards6 and self._firewall is not None:
                 self._firewall.drop_others6()
             self._names.add_network(record.id)
         except OSError as error:
@@ -460,22 +431,6 @@ class NetworkService:
         self._pools.pop(record.id, None)
         for subnet in record.subnets:
             self._space.give_back(subnet)
-
-    def _enable_forwarding(self) -> bool:
-        """Whether the host forwards for others than containers."""
-        mark = self._paths.exec_root / FORWARDING_MARK
-        if self._options.ip_forward and bridge.enable_forwarding():
-            mark.touch()
-        return not mark.exists()
-
-    def _enable_forwarding6(self, networks: Iterable[NetworkRecord]) -> bool:
-        """Likewise, and only once a network has IPv6."""
-        mark = self._paths.exec_root / f"{FORWARDING_MARK}6"
-        if not self._options.ip_forward or not any(record.enable_ipv6 for record in networks):
-            return not mark.exists()
-        if bridge.enable_forwarding6():
-            mark.touch()
-        return not mark.exists()
 
     def _publish(self, action: str, network: NetworkRecord, container_id: str = "") -> None:
         if self._events is None:
