@@ -100,9 +100,7 @@ async def exited(engine: Engine, container: Container, record: dict[str, Any]) -
         if restart:
             if run_time >= STEADY_SECONDS:
                 container.restart_delay = 0.0
-            container.restart_task = engine.spawn(
-                _restart_later(engine, container), f"restart of {describe(container)}"
-            )
+            restart_later(engine, container)
         if container.record.host_config.auto_remove and not restart and not container.removing:
             await remove_locked(engine, container, volumes=True)
         release(container.exit_waiters, outcome)
@@ -126,9 +124,32 @@ def wants_restart(container: Container) -> bool:
         return False
     if policy.name in ("always", "unless-stopped"):
         return True
-    if policy.name == "on-failure" and state.exit_code != 0:
-        return not policy.maximum_retry_count or state.restart_count < policy.maximum_retry_count
-    return False
+    return policy.name == "on-failure" and _has_retries(policy, state)
+
+
+def wants_start(container: Container) -> bool:
+    """What the restart policy says of a stopped container when the engine is started."""
+    policy, state = container.record.host_config.restart_policy, container.record.state
+    if policy.name == "always":
+        return True
+    if state.stopped_by_user:
+        return False
+    return policy.name == "unless-stopped" or (
+        policy.name == "on-failure" and _has_retries(policy, state)
+    )
+
+
+def _has_retries(policy: pb.RestartPolicy, state: pb.State) -> bool:
+    if state.exit_code == 0:
+        return False
+    return not policy.maximum_retry_count or state.restart_count < policy.maximum_retry_count
+
+
+def restart_later(engine: Engine, container: Container) -> None:
+    """After a delay; a stop or a removal by a client takes the task back."""
+    container.restart_task = engine.spawn(
+        _restart_later(engine, container), f"restart of {describe(container)}"
+    )
 
 
 async def _restart_later(engine: Engine, container: Container) -> None:
@@ -136,7 +157,7 @@ async def _restart_later(engine: Engine, container: Container) -> None:
     await asyncio.sleep(container.restart_delay)
     async with container.lock:
         container.restart_task = None
-        if container.status != status.RESTARTING:
+        if container.status != status.RESTARTING or container.stopping or container.removing:
             return
         container.record.state.restart_count += 1
         try:

@@ -53,8 +53,12 @@ async def stop(
     engine: Engine, container: Container, *, timeout: int | None, signal: str = ""
 ) -> bool:
     """True if it was stopped already. A negative timeout waits for ever."""
+    if container.status == status.RESTARTING:
+        await _stop_restarting(engine, container)
+        if not container.has_process:
+            return False
     if not container.has_process:
-        return await _stop_restarting(engine, container)
+        return True
     config = container.record.config
     number = signals.parse(signal or config.stop_signal or "TERM")
     if timeout is None:
@@ -73,21 +77,22 @@ async def stop(
     return False
 
 
-async def _stop_restarting(engine: Engine, container: Container) -> bool:
-    """A container that waits for its next automatic start is stopped by not starting it."""
-    if container.status != status.RESTARTING:
-        return True
+async def _stop_restarting(engine: Engine, container: Container) -> None:
+    """A container that waits for its next automatic start is stopped by not starting it.
+
+    It may be just being started: then it runs afterwards, and is stopped like any other.
+    """
+    container.stopping = True
+    container.record.state.stopped_by_user = True
     async with container.lock:
         if container.status != status.RESTARTING:
-            return not container.has_process
+            return
         if container.restart_task is not None:
             container.restart_task.cancel()
             container.restart_task = None
-        container.record.state.stopped_by_user = True
         engine.containers.transition(container, pb.EXITED)
         engine.containers.save_state(container)
         engine.publish(container, "stop")
-    return False
 
 
 async def _ended(waiter: asyncio.Future[Outcome], seconds: float | None) -> bool:

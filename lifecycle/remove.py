@@ -72,21 +72,23 @@ async def _delete_anonymous_volumes(engine: Engine, container: Container) -> Non
 
 async def remove(engine: Engine, container: Container, *, force: bool, volumes: bool) -> None:
     """``docker rm``; with ``force`` a running container is killed first."""
-    if container.has_process or container.status == status.RESTARTING:
-        if not force:
-            raise Conflict(_refusal(container))
-        container.removing = True
-        if container.restart_task is not None:
-            container.restart_task.cancel()
-        await _kill(container)
-    async with container.lock:
-        if container.id not in engine.containers:
-            return  # its own auto-removal was faster
-        if container.status == status.RESTARTING:
-            engine.containers.transition(container, pb.EXITED)
-        if container.has_process:
-            raise Conflict(_refusal(container))
-        await remove_locked(engine, container, volumes=volumes)
+    while True:
+        if container.has_process or container.status == status.RESTARTING:
+            if not force:
+                raise Conflict(_refusal(container))
+            container.removing = True
+            if container.restart_task is not None:
+                container.restart_task.cancel()
+            await _kill(container)
+        async with container.lock:
+            if container.id not in engine.containers:
+                return  # its own auto-removal was faster
+            if container.has_process:
+                continue  # it was just being started
+            if container.status == status.RESTARTING:
+                engine.containers.transition(container, pb.EXITED)
+            await remove_locked(engine, container, volumes=volumes)
+            return
 
 
 async def _kill(container: Container) -> None:

@@ -87,14 +87,8 @@ async def _settle(engine: Engine, container: Container) -> None:
             await remove_locked(engine, container, volumes=False)
         return
     if container.status == status.RESTARTING and container.restart_task is None:
-        container.record.state.status = pb.EXITED
-        wanted = True  # it waited for its next start
-    else:
-        policy, state = container.record.host_config.restart_policy.name, container.record.state
-        wanted = container.status == status.EXITED and (
-            policy == "always" or (policy == "unless-stopped" and not state.stopped_by_user)
-        )
-    if wanted:
+        exits.restart_later(engine, container)  # it waited for its next start
+    elif container.status == status.EXITED and exits.wants_start(container):
         try:
             await operations.start(engine, container)
         except EngineError as error:
