@@ -223,7 +223,7 @@ class NetworkStore:
 
 
 def _dump(record: NetworkRecord | EndpointRecord) -> str:
-    return orjson.dumps(asdict(record)).decode()
+    return orjson.dumps(record).decode()
 
 
 def _network(data: str) -> NetworkRecord:

@@ -22,10 +22,11 @@ from shim.jobs import process as jobs
 from shim.protocol import Connection, ConnectionClosed, Message, ProtocolError, close_all
 from shim.shim import run as run_shim
 from shim.title import set_title
-from shim.warmup import warm_up
+from shim.warmup import fill_gaps, warm_up
 
 # The container must not take its supervisor along when memory runs out.
 OOM_SCORE_ADJ = -999
+_fillers: list[bytes] = []
 
 
 def run(control: Connection, exec_root: Path) -> None:
@@ -44,6 +45,7 @@ def prepare(exec_root: Path) -> None:
     warm_up(exec_root)
     set_title("longshore-zygote", exec_root)
     gc.collect()
+    _fillers.extend(fill_gaps())
     # Collections then do not touch, and so do not copy, the pages that all shims share.
     gc.freeze()
 

@@ -18,6 +18,7 @@ from runtime import cgroups, container, spec
 from runtime import state as states
 from runtime.cgroups import OOMWatch
 from runtime.state import State
+from shim import rehearsal
 from shim import request as requests
 from shim.container import Descriptors, Started, interface_counters, plug
 from shim.protocol import Message
@@ -32,6 +33,9 @@ class Creation:
 
     def __init__(self, container_id: str) -> None:
         self._id = container_id
+
+    def rehearse(self) -> None:
+        rehearsal.prepare_container()
 
     def prepare(self, message: Message) -> Message:
         self._request = requests.creation(message)
@@ -48,14 +52,9 @@ class Creation:
             stdio=container.Stdio(*stdio) if stdio else None,
             rootfs_mounts=request.rootfs_mounts,
             seccomp_bpf=read_seccomp(request.seccomp_bpf),
-            on_namespaces=self._plug,
+            on_namespaces=self._while_it_mounts,
         )
-        try:
-            watch = cgroups.manager(created.state.cgroup_path).watch_oom()
-        except OSError:
-            created.close()
-            container.delete(created.state, self._spec, force=True)
-            raise
+        watch = self._oom_watch
         fds = [created.pidfd, created.console, watch.fd if watch else None]
         given = [fd is not None for fd in fds]
         poststop = bool(self._spec.hooks.poststop)
@@ -70,9 +69,10 @@ class Creation:
     def start(self) -> None:
         container.start(self._init)
 
-    def _plug(self, pid: int) -> None:
+    def _while_it_mounts(self, pid: int) -> None:
         if self._request.endpoints is not None:
             plug(pid, self._request.endpoints)
+        self._oom_watch = cgroups.manager(self._spec.linux.cgroups_path).watch_oom()
 
 
 def parse(container_id: str, request: CreationRequest) -> spec.Spec:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import select
 import socket
 import time
@@ -159,7 +158,7 @@ class Resolver:
             family = socket.AF_INET6 if is_ipv6 else socket.AF_INET
             wanted = [one for one in addresses if (":" in one) == is_ipv6]
             if len(wanted) > 1:
-                random.shuffle(wanted)
+                wanted.sort(key=lambda _: os.urandom(4))
             return [socket.inet_pton(family, one) for one in wanted]
         if query.kind == dnsmessage.PTR:
             name = self._name_of(query.name)

@@ -37,6 +37,9 @@ class StarterDied(RuntimeFailure):
 class Creator(Protocol):
     """What the copy does; the answers' fields and descriptors are for the shim."""
 
+    def rehearse(self) -> None:
+        """Called while nobody waits."""
+
     def prepare(self, request: Message) -> Message: ...
     def create(self, stdio: list[int]) -> tuple[Message, Sequence[int]]: ...
     def start(self) -> None: ...
@@ -64,18 +67,21 @@ class Starter:
     def request(self, request: Message) -> None:
         """Have the start prepared; the shim need not wait for it."""
         self.fork()
-        self._open.send(request)
+        try:
+            self._open.send(request)
+        except BrokenPipeError:  # it was killed while it waited, and has done nothing yet
+            self.close()
+            self.fork()
+            self._open.send(request)
 
     def prepared(self) -> Message:
         return self._answer()[0]
 
     def create(self, stdio: Sequence[int]) -> tuple[Message, list[int]]:
-        self._open.send({}, stdio)
-        return self._answer()
+        return self._ask(stdio)
 
     def start(self) -> None:
-        self._open.send({})
-        self._answer()
+        self._ask()
         self.close()
 
     def close(self) -> None:
@@ -88,6 +94,13 @@ class Starter:
     def _open(self) -> Connection:
         assert self._connection is not None, "the request comes first"
         return self._connection
+
+    def _ask(self, fds: Sequence[int] = ()) -> tuple[Message, list[int]]:
+        try:
+            self._open.send({}, fds)
+        except BrokenPipeError as e:
+            raise StarterDied from e
+        return self._answer()
 
     def _answer(self) -> tuple[Message, list[int]]:
         try:
@@ -103,6 +116,7 @@ class Starter:
     def _become(self, connection: Connection) -> NoReturn:
         try:
             self._detach(connection)
+            self._creator.rehearse()
             _serve(self._creator, connection)
         finally:
             os._exit(0)

@@ -10,58 +10,22 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 from contextlib import suppress
 from pathlib import Path
 
-import orjson
-
 from common import ids
-from runtime import capabilities, cgroups, mounts, program, spec, state, syscalls
-from shim import request
+from runtime import capabilities, cgroups, state, syscalls
+from shim import rehearsal, request
 from shim.logfile import LogFile
 from shim.protocol import Connection, Message
 from shim.shim import Shim
 
 # From the sixteenth run on CPython 3.11 leaves the code as it is.
 _ROUNDS = 20
-_HARMLESS = ["nosuid", "noexec", "nodev"]
-_KILL = ["CAP_KILL"]
-_CONFIG: Message = {
-    "ociVersion": "1.2.0",
-    "root": {"path": "rootfs", "readonly": False},
-    "process": {
-        "terminal": False,
-        "user": {"uid": 0, "gid": 0, "additionalGids": [0]},
-        "args": ["true"],
-        "env": ["PATH=/bin"],
-        "cwd": "/",
-        "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), _KILL),
-        "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
-        "noNewPrivileges": False,
-        "oomScoreAdj": 0,
-    },
-    "hostname": "box",
-    "mounts": [
-        {"destination": "/proc", "type": "proc", "source": "proc", "options": _HARMLESS},
-        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"]},
-    ],
-    "linux": {
-        "cgroupsPath": "/longshore/example",
-        "namespaces": [{"type": "pid"}, {"type": "network"}],
-        "resources": {
-            "devices": [
-                {"allow": False, "access": "rwm"},
-                {"allow": True, "type": "c", "major": 1},
-            ],
-            "memory": {"limit": 0},
-            "cpu": {"shares": 0},
-            "pids": {"limit": 0},
-        },
-        "sysctl": {"net.ipv4.ip_unprivileged_port_start": "0"},
-        "maskedPaths": ["/proc/kcore"],
-        "readonlyPaths": ["/proc/bus"],
-    },
-}
+# CPython's own allocator has blocks of up to this size (Objects/obmalloc.c).
+_LARGEST_POOLED = 512
+_ROW = 8
 _ENDPOINT: Message = {
     "bridge": "bridge0",
     "host_ifname": "ve0",
@@ -82,20 +46,12 @@ def warm_up(exec_root: Path) -> None:
     try:
         for _ in range(_ROUNDS):
             _run_shim(directory)
-            _prepare_container()
+            rehearsal.prepare_container()
     finally:
         _forget_shim()
         with suppress(OSError):
             (directory / "shims").rmdir()
             directory.rmdir()
-
-
-def _prepare_container() -> None:
-    """The part of a creation that only computes."""
-    parsed = spec.parse(orjson.dumps(_CONFIG))
-    program.prepare(parsed.process, None)
-    for mount in parsed.mounts:
-        mounts.plan(mount, "/", lambda _mount: -1)
 
 
 def _run_shim(exec_root: Path) -> None:
@@ -124,7 +80,7 @@ def _start_request(directory: Path) -> Message:
         "op": "start",
         "bundle": str(directory),
         "state_root": str(directory),
-        "rootfs_mounts": [_CONFIG["mounts"][0]],
+        "rootfs_mounts": [rehearsal.CONFIG["mounts"][0]],
         "seccomp_bpf": None,
         "stdin_open": False,
         "stdin_once": False,
@@ -162,3 +118,22 @@ def _forget_shim() -> None:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 0)
+
+
+def fill_gaps() -> list[bytes]:
+    """Objects that fill the gaps in the interpreter's memory, to be kept for ever.
+
+    A shim's new objects then lie side by side in new pages, and not each in a page that it would
+    have in common with the zygote otherwise.
+    """
+    fillers = []
+    overhead = sys.getsizeof(b"")
+    for size in range(48, _LARGEST_POOLED + 1, 16):
+        row, previous = 0, 0
+        # Only memory that was never used is handed out in a row.
+        while row < _ROW:
+            filler = bytes(size - overhead)
+            row = row + 1 if id(filler) == previous + size else 0
+            previous = id(filler)
+            fillers.append(filler)
+    return fillers
