@@ -172,8 +172,10 @@ class ImageService:
 
     # ---- archives
 
-    async def save(self, names: Sequence[str], fd: int, *, platform: str | None = None) -> None:
-        """Write the images to ``fd``: one with its tag, or a repository with all that it has."""
+    async def save(
+        self, names: Sequence[str], fd: int, *, platform: str | None = None
+    ) -> list[str]:
+        """Write the images to ``fd``: one with its tag, or a repository with all; their ids."""
         chosen: dict[str, list[str]] = {}
         wanted = Platform.parse(platform) if platform else None
         for image, tags in (found for name in names for found in self._to_save(name)):
@@ -187,6 +189,7 @@ class ImageService:
         ]
         async with self._operation() as operation:
             await self._worker.run(operation, "save", {"images": images}, fds=[fd])
+        return list(chosen)
 
     async def load(
         self,

@@ -99,13 +99,13 @@ class Images(ImagesServicer):
     async def Save(self, request: pb.SaveRequest, context: Context) -> Empty:
         descriptor = self._engine.streams.claim(request.output.token)
         try:
-            await self._images.save(
+            saved = await self._images.save(
                 list(request.references), descriptor, platform=request.platform or None
             )
         finally:
             os.close(descriptor)
-        for reference in request.references:
-            self._publish("save", self._images.resolve(reference).id, reference)
+        for image_id in saved:
+            self._publish("save", image_id, image_id)
         return Empty()
 
     async def Import(

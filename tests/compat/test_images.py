@@ -8,6 +8,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import zstandard
@@ -134,6 +135,56 @@ def test_save_and_load_again(engine: Engine, tag: str) -> None:
     assert engine.api("DELETE", f"/images/{tag}").status == 200
     assert load(engine, saved.body) == [{"stream": f"Loaded image: {tag}\n"}]
     assert inspect(engine, tag)["Id"] == identifier
+
+
+def test_save_of_a_repository(engine: Engine, tag: str) -> None:
+    """All its tags, of which none need be latest."""
+    load(engine, docker_archive([tag], [Layer().file("hello", "all").tar()]))
+    repository = tag.partition(":")[0]
+    engine.docker("tag", tag, f"{repository}:2")
+    saved = engine.api("GET", f"/images/{repository}/get")
+    assert saved.status == 200
+    engine.docker("rmi", tag, f"{repository}:2")
+    lines = load(engine, saved.body)
+    assert lines == [{"stream": f"Loaded image: {repository}:{number}\n"} for number in (1, 2)]
+    engine.docker("rmi", f"{repository}:2")
+    missing = engine.api("GET", f"/images/{repository}:3/get")
+    assert (missing.status, missing.message) == (404, "reference does not exist")
+
+
+def test_other_platform(engine: Engine, tag: str) -> None:
+    load(engine, docker_archive([tag], [Layer().file("hello", "platform").tar()]))
+    other = quote(json.dumps({"os": "linux", "architecture": "arm64"}))
+    text = (
+        f"image with reference {tag} was found but its platform (linux/amd64)"
+        " does not match the specified platform (linux/arm64)"
+    )
+    for method, target in (
+        ("GET", f"/images/{tag}/json?platform={other}"),
+        ("GET", f"/images/{tag}/history?platform={other}"),
+        ("DELETE", f"/images/{tag}?platforms={other}"),
+    ):
+        answer = engine.api(method, target)
+        assert (answer.status, answer.message) == (404, text)
+    answer = engine.api("GET", f"/images/{tag}/get?platform={other}")
+    assert (answer.status, answer.message) == (
+        500,
+        "no suitable export target found for platform linux/arm64",
+    )
+
+
+def test_distribution(engine: Engine, remote: str) -> None:
+    found = engine.api("GET", f"/distribution/{remote}/json").json()
+    assert found["Platforms"] == [{"architecture": "amd64", "os": "linux"}]
+    assert re.fullmatch("sha256:[0-9a-f]{64}", found["Descriptor"]["digest"])
+    missing = engine.api("GET", f"/distribution/{remote}x/json")
+    assert (missing.status, missing.message) == (404, "manifest unknown: manifest unknown")
+
+
+def test_login(engine: Engine, registry: Registry) -> None:
+    auth = {"username": "u", "password": "p", "serveraddress": registry.address}
+    answer = engine.api("POST", "/auth", auth)
+    assert answer.json() == {"IdentityToken": "", "Status": "Login Succeeded"}
 
 
 def test_list(engine: Engine, tag: str) -> None:
