@@ -80,7 +80,7 @@ def _engine_facts(info: pb.Info) -> dict[str, Any]:
         "Driver": info.storage_driver,
         "DriverStatus": [[key, value] for key, value in sorted(info.storage_status.items())],
         "Plugins": {
-            "Volume": ["local"],
+            "Volume": list(info.volume_drivers),
             "Network": list(NETWORK_DRIVERS),
             "Authorization": None,
             "Log": list(LOG_DRIVERS),

@@ -76,7 +76,7 @@ def render(volume: pb.Volume) -> dict[str, Any]:
         "Mountpoint": volume.mountpoint,
         "Name": volume.name,
         "Options": options if options or volume.has_options else None,
-        "Scope": volume.scope,
+        "Scope": volume.scope or "local",
     }
     if volume.status:
         body["Status"] = orjson.loads(volume.status)

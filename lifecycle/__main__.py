@@ -39,6 +39,7 @@ from lifecycle.container import ContainerTable
 from lifecycle.engine import Engine
 from lifecycle.events import EventLog
 from lifecycle.networks import NetworkService
+from lifecycle.plugins import Plugins
 from lifecycle.services.containers import Containers, Execs
 from lifecycle.services.errors import ErrorInterceptor
 from lifecycle.services.images import Images
@@ -156,6 +157,7 @@ async def build(paths: Paths, options: EngineOptions, kernel: host.Host) -> Engi
     database = Database(paths.database)
     events = EventLog()
     containers = ContainerTable(database)
+    plugins = Plugins()
     images = ImageService(
         paths.data_root,
         database,
@@ -173,7 +175,10 @@ async def build(paths: Paths, options: EngineOptions, kernel: host.Host) -> Engi
         containers=containers,
         images=images,
         networks=networks,
-        volumes=VolumeService(database, paths.volumes, events, lambda: _volume_users(containers)),
+        volumes=VolumeService(
+            database, paths.volumes, events, lambda: _volume_users(containers), plugins
+        ),
+        plugins=plugins,
         zygote=Zygote(paths),
         streams=StreamRegistry(paths.streams_socket),
         engine_id=_engine_id(paths.data_root),

@@ -16,6 +16,7 @@ from lifecycle.container import Container, ContainerTable
 from lifecycle.events import EventLog
 from lifecycle.host import Host
 from lifecycle.networks import NetworkService
+from lifecycle.plugins import Plugins
 from lifecycle.shims import Zygote
 from lifecycle.streams import StreamRegistry
 from lifecycle.volumes import VolumeService
@@ -36,6 +37,7 @@ class Engine:
     images: ImageService
     networks: NetworkService
     volumes: VolumeService
+    plugins: Plugins
     zygote: Zygote
     streams: StreamRegistry
     engine_id: str

@@ -138,7 +138,8 @@ class Plugins:
             self._active.pop(name, None)
             raise NotFound(f'plugin "{name}" not found')
         plugin = self._active.get(name)
-        if plugin is None or plugin.address != address:
+        # Another program may have taken its place since, so a no is asked for anew.
+        if plugin is None or plugin.address != address or interface not in plugin.implements:
             plugin = Plugin(name, address)
             answer = await plugin.call("Plugin.Activate")
             plugin.implements = frozenset(map(str, answer.get("Implements") or ()))
@@ -156,6 +157,12 @@ class Plugins:
             except EngineError:
                 continue
         return found
+
+    def active(self, interface: str) -> list[str]:
+        """Those that were asked for, and answered, so far."""
+        return sorted(
+            plugin.name for plugin in self._active.values() if interface in plugin.implements
+        )
 
     def _find(self, name: str) -> Address | None:
         # A name comes from a client, and must not lead anywhere else.

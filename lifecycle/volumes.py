@@ -76,14 +76,14 @@ class VolumeService:
         root: Path,
         events: EventLog,
         users: Users,
-        plugins: Plugins | None = None,
+        plugins: Plugins,
     ) -> None:
         database.migrate("volumes", MIGRATIONS)
         self._database = database
         self._events = events
         self._users = users
         self._local = LocalDriver(root)
-        self._plugins = plugins or Plugins()
+        self._plugins = plugins
         self._volumes = {volume.name: volume for volume in self._rows()}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         # container id -> volumes that it is to have once its record is there
@@ -135,6 +135,9 @@ class VolumeService:
     def path(self, volume: Volume) -> str:
         """Where its files are; of a plugin's volume that is known only while it is mounted."""
         return os.fspath(self._local.path(volume.name)) if volume.driver == LOCAL else ""
+
+    def drivers(self) -> list[str]:
+        return [LOCAL, *self._plugins.active(volume_plugins.INTERFACE)]
 
     async def list_all(self, filters: Iterable[Filter]) -> list[Volume]:
         wanted = filtering.by_key(filters, _FILTERS)

@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc.aio
 
-from common.errors import NotFound
+from common.errors import NotFound, NotSupported
 from lifecycle import connections
 from lifecycle._pb import networks_pb2 as pb
 from lifecycle._pb.networks_pb2_grpc import NetworksServicer, VolumesServicer
@@ -25,29 +25,43 @@ class Networks(NetworksServicer):
     async def Create(
         self, request: pb.CreateNetworkRequest, context: Context
     ) -> pb.CreateNetworkReply:
-        record = self._networks.create(
-            NetworkRequest(
-                name=request.name,
-                driver=request.driver or "bridge",
-                internal=request.internal,
-                attachable=request.attachable,
-                enable_ipv4=not request.HasField("enable_ipv4") or request.enable_ipv4,
-                enable_ipv6=request.enable_ipv6,
-                ipam_driver=request.ipam_driver or "default",
-                ipam_options=dict(request.ipam_options),
-                ipam=tuple(
-                    IpamConfig(item.subnet, item.ip_range, item.gateway, dict(item.auxiliary))
-                    for item in request.ipam
-                ),
-                options=dict(request.options),
-                labels=dict(request.labels),
-                ingress=request.ingress,
-                scope=request.scope,
-                config_only=request.config_only,
-                config_from=request.config_from,
-            )
+        wanted = NetworkRequest(
+            name=request.name,
+            driver=request.driver or "bridge",
+            internal=request.internal,
+            attachable=request.attachable,
+            enable_ipv4=not request.HasField("enable_ipv4") or request.enable_ipv4,
+            enable_ipv6=request.enable_ipv6,
+            ipam_driver=request.ipam_driver or "default",
+            ipam_options=dict(request.ipam_options),
+            ipam=tuple(
+                IpamConfig(item.subnet, item.ip_range, item.gateway, dict(item.auxiliary))
+                for item in request.ipam
+            ),
+            options=dict(request.options),
+            labels=dict(request.labels),
+            ingress=request.ingress,
+            scope=request.scope,
+            config_only=request.config_only,
+            config_from=request.config_from,
         )
+        try:
+            record = self._networks.create(wanted)
+        except NotFound:
+            await self._refuse_plugin(request.driver)
+            raise
         return pb.CreateNetworkReply(id=record.id)
+
+    async def _refuse_plugin(self, driver: str) -> None:
+        """Say that a plugin was found, rather than that there is none of its name."""
+        try:
+            await self._engine.plugins.get(driver, "NetworkDriver")
+        except NotFound:
+            return
+        raise NotSupported(
+            f'plugin "{driver}" is a network driver, and this engine supports plugins for '
+            "volumes only"
+        )
 
     async def Get(self, request: pb.NetworkRef, context: Context) -> pb.Network:
         return self._describe(self._networks.get(request.ref))

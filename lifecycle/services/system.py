@@ -66,6 +66,7 @@ class System(SystemServicer):
                 for pool in options.default_address_pools
             ],
             events_listeners=engine.events.listeners,
+            volume_drivers=engine.volumes.drivers(),
         )
 
     async def Subscribe(

@@ -28,6 +28,11 @@ class Plugin:
     socket: Path
     process: subprocess.Popen[bytes]
 
+    def restart(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.process = start(self.name, self.root, self.socket).process
+
     def calls(self, method: str) -> list[Any]:
         lines = (self.root / "calls").read_text().splitlines()
         return [body for name, body in map(json.loads, lines) if name == f"VolumeDriver.{method}"]
@@ -137,9 +142,7 @@ def test_plugin_is_started_again(
     own_engine: OwnEngine, plugin: Plugin, volume: Callable[..., str]
 ) -> None:
     name = volume()
-    plugin.process.kill()
-    plugin.process.wait()
-    plugin.process = start(plugin.name, plugin.root, plugin.socket).process
+    plugin.restart()
     own_engine.docker("run", "--rm", "-v", f"{name}:/data", BUSYBOX, "touch", "/data/x")
 
 
@@ -157,6 +160,29 @@ def test_gone_plugin_does_not_keep_its_volume(
     )
     assert own_engine.api("DELETE", f"/volumes/{name}?force=1").status == 204
     assert own_engine.api("GET", f"/volumes/{name}").status == 404
+
+
+def test_info_names_the_driver(
+    own_engine: OwnEngine, plugin: Plugin, volume: Callable[..., str]
+) -> None:
+    volume()
+    assert plugin.name in own_engine.api("GET", "/info").json()["Plugins"]["Volume"]
+
+
+def test_network_driver_is_refused_clearly(own_engine: OwnEngine, plugin: Plugin) -> None:
+    def create() -> tuple[int, str]:
+        body = {"Name": "t-plugged", "Driver": plugin.name}
+        answer = own_engine.api("POST", "/networks/create", body)
+        return answer.status, answer.message
+
+    assert create() == (404, f'plugin "{plugin.name}" not found')
+    (plugin.root / "implements").write_text("NetworkDriver")
+    plugin.restart()
+    assert create() == (
+        501,
+        f'plugin "{plugin.name}" is a network driver, and this engine supports plugins for '
+        "volumes only",
+    )
 
 
 @pytest.mark.parametrize("kind", ["spec", "json"])
