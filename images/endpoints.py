@@ -9,15 +9,17 @@ authorities, ``*.cert`` with ``*.key`` the client's.
 from __future__ import annotations
 
 import ipaddress
-import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from common.errors import InternalError, InvalidArgument
 from images.reference import DEFAULT_DOMAIN
+
+if TYPE_CHECKING:
+    import ssl
 
 DOCKER_HUB = "registry-1.docker.io"
 
@@ -110,6 +112,8 @@ def is_insecure(host: str, insecure: Sequence[str]) -> bool:
 
 
 def ssl_context(endpoint: Endpoint, certificates: Path) -> ssl.SSLContext:
+    import ssl  # only the worker calls this; lifecycle does without OpenSSL
+
     context = ssl.create_default_context()
     directory = certificates / endpoint.host
     try:

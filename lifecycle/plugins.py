@@ -10,17 +10,19 @@ from __future__ import annotations
 import asyncio
 import http.client
 import socket
-import ssl
 import time
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from common.errors import EngineError, InternalError, NotFound
+
+if TYPE_CHECKING:
+    import ssl
 
 SOCKETS = Path("/run/docker/plugins")
 SPECIFICATIONS = (Path("/etc/docker/plugins"), Path("/usr/lib/docker/plugins"))
@@ -112,6 +114,8 @@ class Plugin:
 
 
 def _context(files: Mapping[str, Any]) -> ssl.SSLContext:
+    import ssl  # only here: it is large, see lifecycle/__main__.py
+
     context = ssl.create_default_context(cafile=files.get("CAFile") or None)
     if files.get("InsecureSkipVerify"):
         context.check_hostname = False
