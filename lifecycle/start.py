@@ -32,7 +32,7 @@ from lifecycle import (
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle.container import Container, Outcome, release
 from lifecycle.engine import Engine
-from lifecycle.logging_options import log_config
+from lifecycle.logging_options import FAILURE, log_config
 from lifecycle.shims import Shim
 from shim.protocol import ShimError
 
@@ -109,7 +109,7 @@ async def _start(engine: Engine, container: Container, shim_task: asyncio.Future
             seccomp_bpf=surroundings.seccomp(engine, record.host_config),
             stdin_open=record.config.open_stdin,
             stdin_once=record.config.stdin_once,
-            log=log_config(record),
+            log=await log_config(record),
             runtime=surroundings.runtime(engine, record.host_config.runtime),
             cgroup_parent=record.host_config.resources.cgroup_parent
             or surroundings.DEFAULT_CGROUP_PARENT,
@@ -180,6 +180,8 @@ def translate(error: EngineError) -> EngineError:
     text = str(error)
     if error.step == "user":
         return EngineError(text)
+    if error.step == "log":
+        return EngineError(FAILURE + text)
     if "not a directory" in text:
         text += (
             ": Are you trying to mount a directory onto a file (or vice-versa)? Check if the "

@@ -10,7 +10,7 @@ from functools import cache
 import orjson
 
 from common.errors import EngineError
-from lifecycle import archive, links, status
+from lifecycle import archive, links, logging_options, status
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle.container import Container
 from lifecycle.engine import Engine
@@ -73,7 +73,7 @@ def log(container: Container) -> pb.Log:
     record = container.record
     return pb.Log(
         driver=record.host_config.log_config.type,
-        path=record.log_path,
+        path=logging_options.path_of(record),
         tty=record.config.tty,
         running=container.has_process or container.status == status.RESTARTING,
         container_id=container.id,

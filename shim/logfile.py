@@ -21,6 +21,7 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from shim.logformat import Encoder
 
@@ -39,6 +40,7 @@ class LogConfig:
     max_file: int = 1
     compress: bool = False
     attrs: dict[str, str] = field(default_factory=dict)
+    remote: dict[str, Any] | None = None  # shim.remoteformats.RemoteConfig
 
 
 class LogFile:

@@ -24,7 +24,7 @@ from shim import external, native, portproxy
 from shim.container import Container
 from shim.control import ControlServer
 from shim.execs import Execs, drain_then
-from shim.logfile import LogFile
+from shim.logs import Log, open_log
 from shim.loop import Loop
 from shim.operations import Operations
 from shim.portproxy import PortProxy
@@ -62,7 +62,7 @@ class Shim:
         self.status = "created"
         self.pid = 0
         self.started_at = 0
-        self._log: LogFile | None = None
+        self._log: Log | None = None
         self._oom_fd = -1
         self._oom_kills = 0
         self._exited_at = 0
@@ -119,8 +119,7 @@ class Shim:
         else:
             container = native.NativeContainer(self.container_id, request.message, self.starter)
         self.container = container
-        if request.log.driver == "json-file":
-            self._log = LogFile(request.log, self.loop.when_idle)
+        self._log = open_log(request.log, self.loop)
         stdio = None
         if not container.terminal():
             stdio = self.streams.open_pipes(stdin=request.stdin_open)

@@ -18,7 +18,7 @@ import termios
 from collections.abc import Callable
 
 from shim.attach import STDERR, STDOUT, AttachedClient, AttachOptions
-from shim.logfile import LogFile
+from shim.logs import Log
 from shim.loop import Loop
 
 # 64 KiB, a pipe's size: with more the allocator maps and unmaps memory for each read.
@@ -39,7 +39,7 @@ class ProcessStreams:
         self._loop = loop
         self._on_detach = on_detach
         self._on_client_gone = on_client_gone
-        self._log: LogFile | None = None
+        self._log: Log | None = None
         self._outputs: dict[int, int] = {}  # descriptor -> STDOUT or STDERR
         self._child_ends: list[int] = []
         self._paused = False
@@ -85,7 +85,7 @@ class ProcessStreams:
             # A descriptor of its own, since epoll keeps one set of events for each.
             self._stdin = fcntl.fcntl(master, fcntl.F_DUPFD_CLOEXEC, 0)
 
-    def begin(self, log: LogFile | None, *, stdin_once: bool) -> None:
+    def begin(self, log: Log | None, *, stdin_once: bool) -> None:
         """The process exists: move its output, and the clients' input."""
         self._log = log
         self._stdin_once = stdin_once

@@ -37,7 +37,7 @@ INSIDE = [
     ("--read-only", "touch /x 2>&1; true", "touch: /x: Read-only file system\n"),
     ("--read-only --tmpfs /w", "touch /w/x && echo ok", "ok\n"),
     ("--tmpfs /t:size=1m,mode=700", "df /t | tail -1; stat -c %a /t", r"tmpfs +1024 .*\n700\n"),
-    ("", "(echo x > /proc/sys/kernel/sysrq) 2>&1 | grep -c Read-only", "1\n"),
+    ("", "(echo x > /proc/sys/kernel/panic) 2>&1 | grep -c Read-only", "1\n"),
     ("", "head -c1 /proc/timer_list | wc -c", "0\n"),
     ("--security-opt systempaths=unconfined", "head -c1 /proc/timer_list | wc -c", "1\n"),
     ("", "grep NoNewPrivs /proc/self/status", "NoNewPrivs:\t0\n"),
