@@ -41,16 +41,18 @@ def create_request(body: dict[str, Any], ref: str) -> pb.CreateExecRequest:
 
 async def start(request: Request) -> Answer:
     body = await request.json()
-    asked = pb.StartExecRequest(id=request.name, detach=flag(body, "Detach"))
+    # The client's word now, not the exec's own: it says how the client will read.
+    tty = flag(body, "Tty")
+    asked = pb.StartExecRequest(id=request.name, detach=flag(body, "Detach"), tty=tty)
     set_console_size(asked, body)
     if asked.detach:
         await request.engine.execs.Start(asked)
         return Empty(200)
     # An error of the exec's own existence is an ordinary one; all later ones are on the stream.
-    found = await request.engine.execs.Get(pb.ExecRef(id=request.name))
+    await request.engine.execs.Get(pb.ExecRef(id=request.name))
     hijack = Hijack(request)
     hijack.take()
-    return await _join(request, hijack, asked, tty=found.request.tty)
+    return await _join(request, hijack, asked, tty=tty)
 
 
 async def _join(request: Request, hijack: Hijack, asked: pb.StartExecRequest, *, tty: bool) -> Gone:

@@ -48,6 +48,7 @@ class Container:
     record: pb.Container
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     shim: Shim | None = None
+    forking: asyncio.Future[Shim] | None = None  # the shim on its way
     # Set while the shim of a run that has ended still cleans up: its paths are not free before.
     ending: asyncio.Future[None] | None = None
     execs: dict[str, Exec] = field(default_factory=dict)

@@ -96,7 +96,7 @@ async def start(engine: Engine, request: pb.StartExecRequest) -> pb.StartExecRep
             raise Conflict(f"exec command {request.id} has already run")
         require_running(execution.container)
         execution.was_started = True
-        tty = execution.request.tty
+        tty = request.tty
         if descriptor >= 0:
             os.write(descriptor, request.stream.head_tty if tty else request.stream.head_plain)
         try:

@@ -114,6 +114,26 @@ def environment(containers: ContainerTable, record: pb.Container) -> list[str]:
     ]
 
 
+async def remove(containers: ContainerTable, name: str) -> None:
+    """``DELETE /containers/parent/alias?link=1``: only the link, not the container."""
+    parent_name, _, alias = name.removeprefix("/").rpartition("/")
+    if not parent_name:
+        raise InternalError("Conflict, cannot remove the default link name of the container")
+    try:
+        parent = containers.find(parent_name)
+    except NotFound as error:
+        raise InternalError(f"Cannot get parent /{parent_name} for link name /{name}") from error
+    async with parent.lock:
+        values = parent.record.host_config.links.values
+        kept = [text for text in values if text.partition(":")[2] != alias]
+        if len(kept) == len(values):
+            raise NotFound(f"No such container: {name}")
+        values[:] = kept
+        if not kept:
+            parent.record.host_config.ClearField("links")
+        containers.save(parent)
+
+
 def linked_to(containers: Iterable[Container], child_id: str) -> Iterator[Container]:
     """The containers that run and have a link to ``child_id``."""
     prefix = f"{child_id}:"

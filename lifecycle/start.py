@@ -48,20 +48,30 @@ _PROCESS_PREFIX = f"{_PREFIX}unable to start container process: "
 
 
 async def ensure_shim(engine: Engine, container: Container) -> Shim:
-    """The container's shim, forked if there is none: at the start, or at an attach before it."""
+    """The container's shim, forked if there is none: at the start, or at an attach before it.
+
+    Both may come at once. There is one fork then, since two shims of a container would fight for
+    the same socket.
+    """
     await previous_run(container)
-    if container.shim is None:
+    if container.shim is not None:
+        return container.shim
+    if container.forking is None:
+        container.forking = asyncio.ensure_future(_fork_shim(engine, container))
+    return await asyncio.shield(container.forking)
+
+
+async def _fork_shim(engine: Engine, container: Container) -> Shim:
+    try:
         engine.paths.shim(container.id).mkdir(mode=0o700, exist_ok=True)
-        shim = await engine.zygote.fork(
+        container.shim = await engine.zygote.fork(
             container.id,
             lambda event: engine.on_shim_event(container, event),
             lambda: engine.on_shim_close(container),
         )
-        if container.shim is None:
-            container.shim = shim
-        else:
-            shim.close()  # an attach and a start came at once; this one ends by itself
-    return container.shim
+        return container.shim
+    finally:
+        container.forking = None
 
 
 async def previous_run(container: Container) -> None:

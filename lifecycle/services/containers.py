@@ -7,8 +7,19 @@ from typing import Any
 
 import grpc.aio
 
-from common.errors import NotFound, NotSupported
-from lifecycle import archive, commit, create, execs, listing, operations, remove, update, view
+from common.errors import NotFound
+from lifecycle import (
+    archive,
+    commit,
+    create,
+    execs,
+    links,
+    listing,
+    operations,
+    remove,
+    update,
+    view,
+)
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle._pb.containers_pb2_grpc import ContainersServicer, ExecsServicer
 from lifecycle._pb.types_pb2 import Empty, PruneReport
@@ -87,7 +98,8 @@ class Containers(ContainersServicer):
 
     async def Remove(self, request: pb.RemoveContainerRequest, context: Context) -> Empty:
         if request.link:
-            raise NotSupported("removing a link is not supported")
+            await links.remove(self._engine.containers, request.ref)
+            return Empty()
         await self._finish(
             remove.remove(
                 self._engine, self._find(request.ref), force=request.force, volumes=request.volumes

@@ -177,3 +177,30 @@ def test_init_ends_like_the_program(engine: Engine) -> None:
     for script, code in (("exit 7", 7), ("kill -9 $$", 137)):
         done = engine.docker("run", "--rm", "--init", BUSYBOX, "sh", "-c", script, check=False)
         assert done.returncode == code
+
+
+def test_a_link_is_removed_alone(engine: Engine, running: Callable[..., str]) -> None:
+    child = running(BUSYBOX, "sleep", "1000")
+    parent = running("--link", f"{child}:kid", BUSYBOX, "sleep", "1000")
+    assert engine.inspect(parent)["HostConfig"]["Links"] == [f"/{child}:/{parent}/kid"]
+    engine.docker("rm", "--link", f"{parent}/kid")
+    assert engine.inspect(parent)["HostConfig"]["Links"] is None
+    assert engine.status(child) == "running"
+
+
+def test_attach_and_start_at_once_share_a_shim(engine: Engine, name: str) -> None:
+    for _ in range(5):
+        engine.docker("create", "--name", name, "-i", BUSYBOX, "cat")
+        with engine.hijack(f"/containers/{name}/attach?stream=1&stdin=1&stdout=1"):
+            assert engine.api("POST", f"/containers/{name}/start").status == 204
+        engine.docker("rm", "-f", name)
+
+
+def test_exec_output_is_framed_as_its_start_asks(
+    engine: Engine, running: Callable[..., str]
+) -> None:
+    container = running(BUSYBOX, "sleep", "1000")
+    body = {"Cmd": ["echo", "hi"], "AttachStdout": True, "Tty": True}
+    made = engine.api("POST", f"/containers/{container}/exec", body).json()["Id"]
+    with engine.hijack(f"/exec/{made}/start", {"Tty": False}) as stream:
+        assert stream.read_all() == b"\x01\0\0\0\0\0\0\x04hi\r\n"
