@@ -11,18 +11,16 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import select
 import signal
 import socket
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 from common.ids import FULL_ID, short
 from shim.jobs import process as jobs
 from shim.protocol import Connection, ConnectionClosed, Message, ProtocolError, close_all
-from shim.shim import Shim
+from shim.shim import run as run_shim
 from shim.title import set_title
 from shim.warmup import fill_gaps, warm_up
 
@@ -53,10 +51,7 @@ def prepare(exec_root: Path) -> None:
 
 
 def serve(control: Connection, exec_root: Path) -> None:
-    spare = Spare()
     while True:
-        if not spare.ready and not _waits(control):
-            spare.fork(control, exec_root)
         try:
             request, fds = control.recv()
         except (ConnectionClosed, ConnectionResetError):
@@ -64,14 +59,12 @@ def serve(control: Connection, exec_root: Path) -> None:
         except ProtocolError as e:
             answer: Message = {"error": str(e)}
         else:
-            answer = handle(control, request, fds, exec_root, spare)
+            answer = handle(control, request, fds, exec_root)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             control.send(answer)
 
 
-def handle(
-    control: Connection, request: Message, fds: list[int], exec_root: Path, spare: Spare
-) -> Message:
+def handle(control: Connection, request: Message, fds: list[int], exec_root: Path) -> Message:
     container_id = str(request.get("id"))
     root = Path(str(request.get("exec_root") or exec_root))
     try:
@@ -79,9 +72,6 @@ def handle(
             return {"error": "expected an id and descriptors"}
         match request.get("op"):
             case "fork" if len(fds) == 1:
-                pid = spare.assign(request, root, fds)
-                if pid:
-                    return {"pid": pid}
                 become = become_shim
             case "job":
                 become = become_job
@@ -98,93 +88,19 @@ def handle(
 
 
 def become_shim(control: Connection, request: Message, exec_root: Path, fds: list[int]) -> NoReturn:
-    _exit_after(lambda: _run_shim(_new_shim(control), request, exec_root, fds))
-
-
-def become_spare(control: Connection, orders: Connection, exec_root: Path) -> NoReturn:
-    _exit_after(lambda: _wait_for_orders(control, orders, exec_root))
-
-
-def _wait_for_orders(control: Connection, orders: Connection, exec_root: Path) -> None:
-    set_title("longshore-spare", exec_root)
-    shim = _new_shim(control)
-    try:
-        request, fds = orders.recv()
-    except (ConnectionClosed, ConnectionResetError):
-        return  # the zygote has ended
-    orders.close()
-    _run_shim(shim, request, Path(str(request["exec_root"])), fds)
-
-
-def _new_shim(control: Connection) -> Shim:
-    os.setsid()
-    control.close()
-    gc.enable()
-    return Shim()
-
-
-def _run_shim(shim: Shim, request: Message, exec_root: Path, fds: list[int]) -> None:
     container_id = str(request["id"])
-    set_title(f"longshore-shim {short(container_id)}", exec_root)
-    shim.assign(container_id, exec_root, Connection(socket.socket(fileno=fds[0])))
-    shim.run()
-
-
-def _exit_after(work: Callable[[], None]) -> NoReturn:
     status = 1
     try:
-        work()
+        os.setsid()
+        control.close()
+        gc.enable()
+        set_title(f"longshore-shim {short(container_id)}", exec_root)
+        run_shim(container_id, exec_root, Connection(socket.socket(fileno=fds[0])))
         status = 0
     except BaseException:
         traceback.print_exc()
     finally:
         os._exit(status)
-
-
-class Spare:
-    """One shim that has no container yet, so that a start need not wait for its making."""
-
-    def __init__(self) -> None:
-        self._pid = 0
-        self._orders: Connection | None = None
-
-    @property
-    def ready(self) -> bool:
-        return self._orders is not None
-
-    def fork(self, control: Connection, exec_root: Path) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            pid = os.fork()
-        except OSError:
-            ours.close()
-            theirs.close()
-            return  # then each shim is forked when it is wanted, and its failure is told
-        if pid == 0:
-            ours.close()
-            become_spare(control, Connection(theirs), exec_root)
-        theirs.close()
-        self._pid, self._orders = pid, Connection(ours)
-
-    def assign(self, request: Message, exec_root: Path, fds: list[int]) -> int:
-        """The pid of the spare, which is that container's shim from here on; 0 if there is none."""
-        orders, self._orders = self._orders, None
-        if orders is None:
-            return 0
-        try:
-            orders.send({"id": request["id"], "exec_root": str(exec_root)}, fds)
-        except (BrokenPipeError, ConnectionResetError):
-            return 0  # somebody killed it
-        finally:
-            orders.close()
-        return self._pid
-
-
-def _waits(control: Connection) -> bool:
-    """Whether a request is there already: it goes before the making of a spare."""
-    poller = select.poll()
-    poller.register(control.fileno(), select.POLLIN)
-    return bool(poller.poll(0))
 
 
 def become_job(control: Connection, request: Message, exec_root: Path, fds: list[int]) -> NoReturn:
