@@ -24,6 +24,7 @@ from shim.protocol import Message
 log = logging.getLogger(__name__)
 
 END_SECONDS = 5.0
+SPARE_SECONDS = 0.05  # after a start, so that the next spare is not made at its cost
 RESTART_SECONDS = 0.2  # between two starts of a zygote that dies at once
 
 OnEvent = Callable[[Message], None]
@@ -70,6 +71,16 @@ async def reconnect(paths: Paths, container_id: str, on_event: OnEvent, on_close
     return shim
 
 
+async def _assign(
+    spare: socket.socket, container_id: str, on_event: OnEvent, on_close: OnClose
+) -> Shim:
+    """Make the spare this container's shim."""
+    shim = Shim(on_close)
+    shim.use(ShimClient(spare, on_event, shim.closed))
+    await shim.call("assign", id=container_id)
+    return shim
+
+
 class Zygote:
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
@@ -77,13 +88,21 @@ class Zygote:
         self._process: asyncio.subprocess.Process | None = None
         self._ready = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
+        # A shim without a container, made when nobody waits: making one takes a start's half.
+        self._spare: socket.socket | None = None
+        self._making: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         self._paths.shims.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._keeper = asyncio.create_task(self._keep(), name="zygote")
 
     async def close(self) -> None:
-        """The zygote ends when its connection does."""
+        """The zygote ends when its connection does, and so does the spare shim."""
+        if self._making is not None:
+            self._making.cancel()
+            await asyncio.gather(self._making, return_exceptions=True)
+        if self._spare is not None:
+            self._spare.close()
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
@@ -94,6 +113,11 @@ class Zygote:
 
     async def fork(self, container_id: str, on_event: OnEvent, on_close: OnClose) -> Shim:
         """A new shim, with its events subscribed to."""
+        spare, self._spare = self._spare, None
+        asyncio.get_running_loop().call_later(SPARE_SECONDS, self._want_spare)
+        if spare is not None:
+            with suppress(Unavailable):  # somebody killed it
+                return await _assign(spare, container_id, on_event, on_close)
         sock = await self._fork(container_id)
         shim = Shim(on_close)
         shim.use(ShimClient(sock, on_event, shim.closed))
@@ -103,6 +127,19 @@ class Zygote:
             shim.close()
             raise
         return shim
+
+    def _want_spare(self) -> None:
+        if self._spare is None and self._making is None and self._ready.is_set():
+            self._making = asyncio.create_task(self._make_spare(), name="spare shim")
+
+    async def _make_spare(self) -> None:
+        try:
+            root = self._paths.exec_root
+            self._spare = await self._forked(lambda client: client.spare(root))
+        except Unavailable as error:
+            log.warning("making a spare shim: %s", error)
+        finally:
+            self._making = None
 
     async def job(self, request: Message, fds: Sequence[int]) -> socket.socket:
         """A new job (jobs.py); the answer is its control socket."""
@@ -131,6 +168,7 @@ class Zygote:
             closed = asyncio.Event()
             await self._spawn(closed)
             self._ready.set()
+            self._want_spare()
             await closed.wait()
             self._ready.clear()
             if self._process is not None:

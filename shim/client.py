@@ -180,6 +180,13 @@ class ZygoteClient(_Channel):
         """A new shim: its pid and our end of its first control connection."""
         return await self._fork({"op": "fork", "id": container_id}, exec_root, ())
 
+    async def spare(self, exec_root: Path) -> socket.socket:
+        """A shim that waits for its container: our end of its first control connection.
+
+        ``assign`` with the container's ``id`` is the first thing to ask of it, and subscribes.
+        """
+        return (await self._fork({"op": "spare"}, exec_root, ()))[1]
+
     async def job(self, request: Message, exec_root: Path, fds: Sequence[int]) -> socket.socket:
         """A new job: our end of its control socket, which ends it when it is closed.
 

@@ -68,8 +68,9 @@ class ControlServer:
         self._listener = listener
         self._loop.add(listener.fileno(), select.EPOLLIN, self._accept)
 
-    def add(self, connection: Connection) -> None:
+    def add(self, connection: Connection, *, subscribed: bool = False) -> None:
         peer = Peer(connection)
+        peer.subscribed = subscribed
         self.peers.append(peer)
         self._loop.add(connection.fileno(), select.EPOLLIN, lambda _events: self._receive(peer))
 

@@ -14,13 +14,14 @@ import os
 import signal
 import socket
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 from common.ids import FULL_ID, short
 from shim.jobs import process as jobs
 from shim.protocol import Connection, ConnectionClosed, Message, ProtocolError, close_all
-from shim.shim import run as run_shim
+from shim.shim import Shim
 from shim.title import set_title
 from shim.warmup import fill_gaps, warm_up
 
@@ -68,14 +69,17 @@ def handle(control: Connection, request: Message, fds: list[int], exec_root: Pat
     container_id = str(request.get("id"))
     root = Path(str(request.get("exec_root") or exec_root))
     try:
-        if not fds or not FULL_ID.fullmatch(container_id):
+        op = request.get("op")
+        if not fds or (op != "spare" and not FULL_ID.fullmatch(container_id)):
             return {"error": "expected an id and descriptors"}
-        match request.get("op"):
+        match op:
             case "fork" if len(fds) == 1:
                 become = become_shim
+            case "spare" if len(fds) == 1:
+                become = become_spare
             case "job":
                 become = become_job
-            case op:
+            case _:
                 return {"error": f"{op!r} with {len(fds)} descriptors is no request"}
         pid = os.fork()
         if pid == 0:
@@ -88,14 +92,55 @@ def handle(control: Connection, request: Message, fds: list[int], exec_root: Pat
 
 
 def become_shim(control: Connection, request: Message, exec_root: Path, fds: list[int]) -> NoReturn:
-    container_id = str(request["id"])
+    def work() -> None:
+        shim, connection = _new_shim(control, fds)
+        _run_shim(shim, str(request["id"]), exec_root, connection)
+
+    _exit_after(work)
+
+
+def become_spare(
+    control: Connection, request: Message, exec_root: Path, fds: list[int]
+) -> NoReturn:
+    """A shim that waits, all made, until lifecycle tells it its container."""
+
+    def work() -> None:
+        set_title("longshore-spare", exec_root)
+        shim, connection = _new_shim(control, fds)
+        try:
+            order, _ = connection.recv()
+        except (ConnectionClosed, ConnectionResetError):
+            return  # nobody wants it any more
+        connection.send({"seq": order.get("seq"), "ok": {}})
+        _run_shim(shim, str(order["id"]), exec_root, connection, subscribed=True)
+
+    _exit_after(work)
+
+
+def _new_shim(control: Connection, fds: list[int]) -> tuple[Shim, Connection]:
+    os.setsid()
+    control.close()
+    gc.enable()
+    return Shim(), Connection(socket.socket(fileno=fds[0]))
+
+
+def _run_shim(
+    shim: Shim,
+    container_id: str,
+    exec_root: Path,
+    connection: Connection,
+    *,
+    subscribed: bool = False,
+) -> None:
+    set_title(f"longshore-shim {short(container_id)}", exec_root)
+    shim.assign(container_id, exec_root, connection, subscribed=subscribed)
+    shim.run()
+
+
+def _exit_after(work: Callable[[], None]) -> NoReturn:
     status = 1
     try:
-        os.setsid()
-        control.close()
-        gc.enable()
-        set_title(f"longshore-shim {short(container_id)}", exec_root)
-        run_shim(container_id, exec_root, Connection(socket.socket(fileno=fds[0])))
+        work()
         status = 0
     except BaseException:
         traceback.print_exc()

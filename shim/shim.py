@@ -36,17 +36,10 @@ from shim.starter import Starter
 from shim.stdio import ProcessStreams
 
 
-def run(container_id: str, exec_root: Path, control: Connection) -> None:
-    """Serve until the container is gone and reported; the zygote calls this after fork."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a shim ends with its container
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    Shim(container_id, exec_root, control).run()
-
-
 class Shim:
-    def __init__(self, container_id: str, exec_root: Path, control: Connection) -> None:
-        self.container_id = container_id
-        self.directory = directory = Paths(exec_root=exec_root).shim(container_id)
+    """Made before it is known for which container: ``assign`` says that."""
+
+    def __init__(self) -> None:
         self.loop = Loop()
         self.reaper = Reaper(self.loop)
         self.streams = ProcessStreams(
@@ -57,7 +50,6 @@ class Shim:
         self.execs = Execs(self.loop, self.reaper, self.emit, self._end_if_idle)
         self.ports = PortProxy(self.loop)
         self.resolver = Resolver(self.loop)
-        self.starter = Starter(container_id, exec_root, native.Creation(container_id))
         self.container: Container | None = None
         self.status = "created"
         self.pid = 0
@@ -68,11 +60,22 @@ class Shim:
         self._exited_at = 0
         self._cleaned = False
         self.control = ControlServer(self.loop, Operations(self).handle, self._end_if_idle)
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.control.listen(directory / "shim.sock")
-        self.control.add(control)
+
+    def assign(
+        self, container_id: str, exec_root: Path, control: Connection, *, subscribed: bool = False
+    ) -> None:
+        """``control`` is lifecycle's first connection."""
+        self.container_id = container_id
+        self.directory = Paths(exec_root=exec_root).shim(container_id)
+        self.starter = Starter(container_id, exec_root, native.Creation(container_id))
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.control.listen(self.directory / "shim.sock")
+        self.control.add(control, subscribed=subscribed)
 
     def run(self) -> None:
+        """Serve until the container is gone and reported."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a shim ends with its container
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self.loop.when_idle(self._fork_starter)
         self.loop.run()
         self.close()

@@ -57,7 +57,8 @@ def warm_up(exec_root: Path) -> None:
 def _run_shim(exec_root: Path) -> None:
     container_id = ids.new_id()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    shim = Shim(container_id, exec_root, Connection(theirs))
+    shim = Shim()
+    shim.assign(container_id, exec_root, Connection(theirs))
     control = Connection(ours)
     try:
         _ask(shim, control, {"op": "subscribe"})
