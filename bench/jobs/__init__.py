@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bench.job import Job
+from bench.jobs import images
 from bench.jobs.churn import Churn
 from bench.jobs.command import Exec, RunBridge, RunNone, RunPublished
 from bench.jobs.files import Commit, CopyIn, CopyOut
@@ -23,4 +24,10 @@ JOBS: tuple[type[Job], ...] = (
     CopyOut,
     Commit,
     Memory,
+    images.Pull,
+    images.PullAtOnce,
+    images.PullMemory,
+    images.Load,
+    images.Save,
+    images.Push,
 )
