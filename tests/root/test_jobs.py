@@ -213,9 +213,6 @@ def test_a_fake_proc_is_not_entered(lab: Lab, tmp_path: Path) -> None:
     for path in ("/host/1/root/etc/passwd", "/host/self/root", "/host/self/exe/x"):
         answer, data = get(lab, view, [], path)
         assert "error" in answer or b"root:" not in data, path
-    answer, data = get(lab, view, [], "/host")
-    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        assert len(tar.getnames()) < 10_000
 
 
 def test_a_closed_control_socket_ends_the_job(lab: Lab, tmp_path: Path) -> None:
