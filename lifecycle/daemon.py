@@ -16,6 +16,7 @@ import signal
 import sys
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ from lifecycle.services.networks import Networks, Volumes
 from lifecycle.services.system import System
 from lifecycle.shims import Zygote
 from lifecycle.streams import StreamRegistry
+from lifecycle.surroundings import DEFAULT_CGROUP_PARENT
 from lifecycle.volumes import VolumeService
 from runtime import cgroups
 
@@ -216,6 +218,14 @@ async def close(engine: Engine) -> None:
     await engine.zygote.close()
     engine.networks.close()
     engine.database.close()
+    _remove_cgroup_parent(engine.options.cgroup_parent or DEFAULT_CGROUP_PARENT)
+
+
+def _remove_cgroup_parent(path: str) -> None:
+    """Where no container runs on, nothing shall be left; else the kernel refuses."""
+    for directory in set(cgroups.manager(path).paths.values()):
+        with suppress(OSError):
+            os.rmdir(directory)
 
 
 def _server(engine: Engine, kernel: host.Host) -> grpc.aio.Server:

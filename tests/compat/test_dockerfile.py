@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -37,13 +38,20 @@ def image(engine: Engine, own_engine: OwnEngine) -> Iterator[str]:
     engine.api("DELETE", f"/images/{tag}?force=1")
 
 
+def _serves(engine: Engine) -> bool:
+    try:
+        return engine.responds() and engine.api("GET", "/info").status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+
+
 def test_engine_in_a_container(engine: Engine, image: str, name: str, tmp_path: Path) -> None:
     arguments = ("--privileged", "--name", name, "-v", f"{tmp_path}:/run/inner")
     engine.docker("run", "-d", *arguments, image, "-H", "unix:///run/inner/docker.sock", timeout=60)
     inner = Engine(tmp_path / "docker.sock", tmp_path)
     try:
         polling.until(
-            lambda: inner.responds() and inner.api("GET", "/info").status == 200,
+            lambda: _serves(inner),
             "the inner engine",
             timeout=30,
             explain=lambda: engine.docker("logs", name).stderr,

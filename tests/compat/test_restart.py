@@ -77,7 +77,8 @@ def test_delay_doubles(engine: Engine, started: Callable[..., str]) -> None:
 
 def test_state_while_it_waits(engine: Engine, started: Callable[..., str]) -> None:
     name = started("always", "sh", "-c", "exit 5")
-    polling.until(lambda: count(engine, name) >= 3, "three restarts")
+    # The next wait then takes 3.2 s, long enough for all the questions.
+    polling.until(lambda: count(engine, name) >= 5, "five restarts")
     state: Any = polling.until(
         lambda: (found := engine.inspect(name)["State"])["Restarting"] and found, "the wait"
     )

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,9 @@ class Box:
         manager = cgroups.manager(f"{CGROUP_PARENT}/{self.id}")
         assert not manager.exists()
         assert not list(self.state_root.glob("*"))
+        for directory in set(cgroups.manager(CGROUP_PARENT).paths.values()):
+            with suppress(OSError):  # it was never made, or another box is in it
+                os.rmdir(directory)
 
 
 class Command:
