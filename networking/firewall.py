@@ -90,7 +90,7 @@ FORWARD = """
     iifname @bridges accept
 """
 ROUTED_IN = """
-    meta l4proto { icmp, ipv6-icmp } accept
+    meta l4proto { 1, 58 } accept # icmp, icmpv6
     ip daddr . meta l4proto . th dport @published4 accept
     ip6 daddr . meta l4proto . th dport @published6 accept
 """
@@ -102,7 +102,9 @@ PUBLISHED = """
     dnat ip6 to ip6 daddr . meta l4proto . th dport map @ports6_at
     dnat ip6 to meta l4proto . th dport map @ports6
 """
-TO_PUBLISHED = "meta l4proto { tcp, udp, sctp } fib daddr type local jump published\n"
+# By number everywhere: names need /etc/protocols, which a small system does not have.
+PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
+TO_PUBLISHED = "meta l4proto { 6, 17, 132 } fib daddr type local jump published\n"
 # A container that reaches a neighbour, or itself, by a port of the host must get the answer from
 # the host, and an answer to 127.0.0.1 has to come back to the host at all.
 POSTROUTING = """
@@ -339,14 +341,14 @@ def _port_elements(container_id: str, ports: Sequence[PublishedPort]) -> list[El
     """Nothing for an IPv6 port of a container without IPv6: its shim relays."""
     elements = []
     for port in ports:
-        version = _version(port.container_ip)
+        version, proto = _version(port.container_ip), PROTOCOLS[port.proto]
         if not port.host_ip:
-            key = f"{port.container_ip} . {port.proto} . {port.container_port}"
+            key = f"{port.container_ip} . {proto} . {port.container_port}"
             elements.append(Element(f"published{version}", key, container_id))
             continue
         if _version(port.host_ip) != version:
             continue
-        key, into = f"{port.proto} . {port.host_port}", f"ports{version}"
+        key, into = f"{proto} . {port.host_port}", f"ports{version}"
         if port.host_ip not in ("0.0.0.0", "::"):
             key, into = f"{port.host_ip} . {key}", f"ports{version}_at"
         data = f"{port.container_ip} . {port.container_port}"
