@@ -16,7 +16,7 @@ import pytest
 from tests.polling import until
 from tests.root.shim_lab import Lab, Shim
 
-CONTAINERS = 20
+CONTAINERS = 50  # as many as the target speaks of; pages that all share weigh less then
 LIMIT_KB = 3072
 
 
@@ -46,7 +46,9 @@ def starter(shim: Shim) -> int:
 
 def test_memory_of_a_shim(lab: Lab) -> None:
     shims = [lab.run("sleep", "1000") for _ in range(CONTAINERS)]
-    assert mean(proportional_kb(shim.pid) for shim in shims) <= LIMIT_KB
+    found = mean(proportional_kb(shim.pid) for shim in shims)
+    print(f"{found:.0f} kB")
+    assert found <= LIMIT_KB
 
 
 def test_container_becomes_the_shims_child(lab: Lab) -> None:
