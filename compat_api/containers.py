@@ -17,26 +17,6 @@ from compat_api.request import Request
 from compat_api.routes import Answer, Empty, Json, Route
 from lifecycle._pb import containers_pb2 as pb
 
-LIST_FILTERS = frozenset(
-    (
-        "ancestor",
-        "before",
-        "exited",
-        "expose",
-        "health",
-        "id",
-        "is-task",
-        "isolation",
-        "label",
-        "name",
-        "network",
-        "publish",
-        "since",
-        "status",
-        "volume",
-    )
-)
-PRUNE_FILTERS = frozenset(("label", "label!", "until"))
 WAIT_CONDITIONS = frozenset(("not-running", "next-exit", "removed"))
 # A start request with a body longer than this has a HostConfig in it, as was allowed long ago.
 MAX_START_BODY = 7
@@ -57,7 +37,7 @@ async def list_containers(request: Request) -> Answer:
         all=request.flag("all"),
         limit=max(request.integer("limit") or 0, 0),
         size=request.flag("size"),
-        filters=request.filters(LIST_FILTERS),
+        filters=request.filters(),
     )
     for key in ("since", "before"):  # parameters of their own to the oldest clients
         if request.text(key):
@@ -147,7 +127,7 @@ async def remove(request: Request) -> Answer:
 
 async def prune(request: Request) -> Answer:
     report = await request.engine.containers.Prune(
-        pb.PruneContainersRequest(filters=request.filters(PRUNE_FILTERS))
+        pb.PruneContainersRequest(filters=request.filters())
     )
     return Json(
         {
