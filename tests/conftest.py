@@ -57,7 +57,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
 
 @pytest.fixture(scope="session")
 def make_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., OwnEngine]]:
-    """Starts further engines of this project; they live until the session ends."""
+    """Starts further engines of this project; who asks for one destroys it (``destroy``)."""
     made: list[OwnEngine] = []
 
     def make(*flags: str) -> OwnEngine:

@@ -28,10 +28,11 @@ LONGEST_SECONDS = 0.5
 
 
 @pytest.fixture(scope="module")
-def crashing(make_engine: Callable[..., OwnEngine]) -> OwnEngine:
+def crashing(make_engine: Callable[..., OwnEngine]) -> Iterator[OwnEngine]:
     engine = make_engine()
     engine.load_busybox()
-    return engine
+    yield engine
+    engine.destroy()
 
 
 def layers(generator: random.Random) -> list[bytes]:

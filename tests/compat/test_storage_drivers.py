@@ -15,7 +15,7 @@ IMAGE = "t-copies:1"
 
 
 @pytest.fixture(scope="module")
-def copies(make_engine: Callable[..., OwnEngine]) -> OwnEngine:
+def copies(make_engine: Callable[..., OwnEngine]) -> Iterator[OwnEngine]:
     engine = make_engine("--storage-driver", "vfs")
     lower = Layer().directory("d").file("d/gone", "1").file("d/kept", "1").directory("opaque")
     lower.file("opaque/below", "1").file("changed", "1").hardlink("hard", "changed")
@@ -23,7 +23,8 @@ def copies(make_engine: Callable[..., OwnEngine]) -> OwnEngine:
     upper.file("opaque/above", "2").file("changed", "2").file("-dash", "2").file(".wh.-dash", "")
     archive = docker_archive([IMAGE], [busybox_layer(), lower.tar(), upper.tar()])
     assert engine.api("POST", "/images/load?quiet=1", archive, TAR).status == 200
-    return engine
+    yield engine
+    engine.destroy()
 
 
 @pytest.fixture
