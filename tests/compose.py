@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.archives import TOOLS
-from tests.engine import Engine, fresh_name
+from tests.engine import Client, Engine, fresh_name
 
 STACKS = Path(__file__).parent / "compat" / "stacks"
 # Never PATH's docker-compose: before Debian 13 that is version 1, another program.
@@ -47,8 +47,8 @@ class Compose:
             raise AssertionError(f"{command}: exit {done.returncode}\n{done.stdout}{done.stderr}")
         return done
 
-    def spawn(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+    def spawn(self, *arguments: str) -> Client[str]:
+        return Client(
             [COMPOSE, *arguments],
             cwd=self.directory,
             env=self.env,

@@ -17,7 +17,8 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, AnyStr
 
 import docker
 
@@ -29,6 +30,21 @@ from tests.terminal import Terminal
 BUSYBOX = "longshore-test/busybox:1"
 NAME_PREFIX = "t-"
 _numbers = itertools.count()
+
+
+class Client(subprocess.Popen[AnyStr]):
+    """A client's command that runs beside the test, and does not outlive its ``with`` block when
+    the block fails."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, value, trace)
 
 
 class Engine:
@@ -76,10 +92,8 @@ class Engine:
             )
         return text
 
-    def spawn(
-        self, *arguments: str, stdin: int | None = subprocess.DEVNULL
-    ) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
+    def spawn(self, *arguments: str, stdin: int | None = subprocess.DEVNULL) -> Client[bytes]:
+        return Client(
             [self.cli, *arguments],
             env=self.env,
             stdin=stdin,
