@@ -9,15 +9,12 @@ from compat_api.routes import Answer, Empty, Json, Route
 from lifecycle._pb import images_pb2 as pb
 from lifecycle._pb import system_pb2
 
-LIST_FILTERS = frozenset(("dangling", "label", "label!", "before", "since", "until", "reference"))
-PRUNE_FILTERS = frozenset(("dangling", "label", "label!", "until"))
-
 
 async def list_images(request: Request) -> Answer:
     found = await request.engine.images.List(
         pb.ListImagesRequest(
             all=request.flag("all"),
-            filters=request.filters(LIST_FILTERS),
+            filters=request.filters(),
             shared_size=request.flag("shared-size"),
         )
     )
@@ -66,8 +63,7 @@ async def remove(request: Request) -> Answer:
 
 
 async def prune(request: Request) -> Answer:
-    filters = request.filters(PRUNE_FILTERS)
-    reply = await request.engine.images.Prune(pb.PruneImagesRequest(filters=filters))
+    reply = await request.engine.images.Prune(pb.PruneImagesRequest(filters=request.filters()))
     return Json(
         {
             "ImagesDeleted": image_json.removed(reply) or None,

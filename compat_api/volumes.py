@@ -14,9 +14,6 @@ from compat_api.schema import Map, Schema, Text
 from compat_api.swarm import NOT_A_MANAGER
 from lifecycle._pb import networks_pb2 as pb
 
-LIST_FILTERS = frozenset(("dangling", "driver", "label", "name"))
-PRUNE_FILTERS = frozenset(("all", "label", "label!"))
-
 CREATE = Schema(
     "volume.CreateOptions",
     (
@@ -29,8 +26,7 @@ CREATE = Schema(
 
 
 async def list_volumes(request: Request) -> Answer:
-    filters = request.filters(LIST_FILTERS)
-    found = await request.engine.volumes.List(pb.ListVolumesRequest(filters=filters))
+    found = await request.engine.volumes.List(pb.ListVolumesRequest(filters=request.filters()))
     return Json({"Volumes": [render(volume) for volume in found.volumes], "Warnings": None})
 
 
@@ -59,8 +55,7 @@ async def remove(request: Request) -> Answer:
 
 
 async def prune(request: Request) -> Answer:
-    filters = request.filters(PRUNE_FILTERS)
-    report = await request.engine.volumes.Prune(pb.PruneVolumesRequest(filters=filters))
+    report = await request.engine.volumes.Prune(pb.PruneVolumesRequest(filters=request.filters()))
     return Json({"VolumesDeleted": list(report.deleted), "SpaceReclaimed": report.space_reclaimed})
 
 

@@ -6,12 +6,13 @@ Pure functions; the texts and the kinds of errors are those of Docker Engine 28.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
 from common.errors import (
     Conflict,
+    InternalError,
     InvalidArgument,
     NotFound,
     PermissionDenied,
@@ -48,7 +49,22 @@ _MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}")
 _SYSCTL = re.compile(r"(net\.(?:ipv4|ipv6|mpls)\.[a-z]+\.)(?:IFNAME|ifname)(\.[a-z0-9_.]+)=([^,]*)")
 
 
+KINDS = ("builtin", "custom")
 MODES = ("nat", "nat-unprotected", "routed", "isolated")
+
+
+def check_filters(filters: Mapping[str, Sequence[str]]) -> None:
+    dangling = filters.get("dangling")
+    if dangling is not None and (
+        len(dangling) != 1 or dangling[0].lower() not in ("true", "false", "1", "0")
+    ):
+        raise InvalidArgument(
+            'invalid value for filter \'dangling\', must be "true" (or "1"), or "false" (or "0")'
+        )
+    for kind in filters.get("type", ()):
+        if kind not in KINDS:
+            # Unclassified in Docker, hence a 500.
+            raise InternalError(f"invalid filter: 'type'='{kind}'")
 
 
 @dataclass(frozen=True, slots=True)

@@ -244,9 +244,8 @@ class NetworkService:
 
     def list_all(self, filters: Iterable[Filter] = ()) -> list[NetworkRecord]:
         wanted = filtering.by_key(filters, _FILTERS)
-        kinds = set(wanted.get("type", ()))
-        for kind in kinds - {"builtin", "custom"}:
-            raise InternalError(f"invalid filter: 'type'='{kind}'")
+        network_rules.check_filters(wanted)
+        kinds = wanted.get("type", ())
         dangling = filtering.boolean(wanted, "dangling")
         return [
             record

@@ -245,6 +245,14 @@ FILTERS: list[tuple[str, int, str]] = [
     ("/containers/json?filters=nonsense", 400, "invalid filter"),
     ('/containers/json?filters={"bad":["x"]}', 400, "invalid filter 'bad'"),
     ('/images/json?filters={"bad":["x"]}', 400, "invalid filter 'bad'"),
+    ('/networks?filters={"bad":["x"]}', 400, "invalid filter 'bad'"),
+    (
+        '/networks?filters={"dangling":["x"]}',
+        400,
+        'invalid value for filter \'dangling\', must be "true" (or "1"), or "false" (or "0")',
+    ),
+    ('/networks?filters={"type":["x"]}', 500, "invalid filter: 'type'='x'"),
+    ('/volumes?filters={"bad":["x"]}', 400, "invalid filter 'bad'"),
     ("/containers/json?limit=x", 500, 'strconv.Atoi: parsing "x": invalid syntax'),
 ]
 

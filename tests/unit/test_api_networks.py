@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from common.errors import InternalError, InvalidArgument
+from common.errors import InvalidArgument
 from compat_api import events, host, networks, system, volumes
 from compat_api.container_fields import ENDPOINT
 from lifecycle._pb import networks_pb2 as pb
@@ -116,15 +116,6 @@ def test_connect_body_is_a_containers_endpoint() -> None:
     assert ENDPOINT.render(message.settings)["IPAMConfig"] == {"IPv4Address": "10.0.0.5"}
     with pytest.raises(InvalidArgument):
         networks.CONNECT.parse({"Container": 5}, message, "ConnectOptions")
-
-
-def test_network_filters() -> None:
-    networks.check_filter("dangling", ["True"])
-    networks.check_filter("type", ["builtin", "custom"])
-    with pytest.raises(InvalidArgument, match="invalid value for filter 'dangling'"):
-        networks.check_filter("dangling", ["xx"])
-    with pytest.raises(InternalError, match="invalid filter: 'type'='xx'"):
-        networks.check_filter("type", ["xx"])
 
 
 def test_volume_body() -> None:

@@ -6,11 +6,19 @@ from typing import Any
 
 import pytest
 
-from common.errors import Conflict, EngineError, InvalidArgument, NotFound, PermissionDenied
+from common.errors import (
+    Conflict,
+    EngineError,
+    InternalError,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+)
 from lifecycle.network_records import EndpointRequest, IpamConfig, NetworkRecord, NetworkRequest
 from lifecycle.network_rules import (
     bridge_options,
     check_endpoint,
+    check_filters,
     check_network,
     endpoint_sysctls,
 )
@@ -167,3 +175,12 @@ def test_endpoint_sysctls() -> None:
     for bad in ("kernel.core_pattern=x", "net.ipv4.ip_forward=1", "net.ipv4.conf.IFNAME..=1"):
         with pytest.raises(InvalidArgument):
             endpoint_sysctls({key: bad})
+
+
+def test_filters() -> None:
+    check_filters({"dangling": ["True"], "type": ["builtin", "custom"]})
+    for values in (["xx"], ["true", "false"], []):
+        with pytest.raises(InvalidArgument, match="invalid value for filter 'dangling'"):
+            check_filters({"dangling": values})
+    with pytest.raises(InternalError, match="invalid filter: 'type'='xx'"):
+        check_filters({"type": ["xx"]})
