@@ -122,8 +122,12 @@ def resolver(engine: Engine, container: Container) -> dict[str, Any] | None:
 
 def detach(engine: Engine, container: Container) -> None:
     """Give everything back; harmless where nothing was had."""
-    record = container.record
     engine.networks.release(container.id)
+    forget(container.record)
+
+
+def forget(record: pb.Container) -> None:
+    """What inspect shows of a container that has nothing any more."""
     for settings in record.endpoints:
         clear(settings)
     del record.ports[:]

@@ -105,14 +105,19 @@ def settle(engine: Engine, live: Iterable[str]) -> list[Container]:
     """Finish what the last process had begun, backwards; returns whose shims are to be told.
 
     A connect that the container's record does not know is taken back, and a disconnect of which
-    only the record is left is done.
+    only the record is left is done. An exit and a rename do not write down what inspect shows of
+    networks: that is seen to here.
     """
+    for item in engine.containers:
+        if not item.has_process:
+            attachment.forget(item.record)
     containers = [found for found in map(engine.containers.get, live) if found is not None]
     before = {item.id: _endpoint_ids(engine, item) for item in containers}
     known = {settings.endpoint_id for item in containers for settings in item.record.endpoints}
     engine.networks.restore([item.id for item in containers], known)
     changed = []
     for item in containers:
+        _settle_name(engine, item)
         present = _endpoint_ids(engine, item)
         gone = [one for one in item.record.endpoints if one.endpoint_id not in present]
         for settings in gone:
@@ -125,6 +130,13 @@ def settle(engine: Engine, live: Iterable[str]) -> list[Container]:
         if gone or present != before[item.id]:
             changed.append(item)
     return changed
+
+
+def _settle_name(engine: Engine, container: Container) -> None:
+    endpoints = engine.networks.endpoints_of(container.id)
+    if any(one.container_name != container.name for one in endpoints):
+        engine.networks.rename(container.id, container.name)
+    attachment.refresh_names(engine, container)
 
 
 async def tell_shims(engine: Engine, containers: Iterable[Container]) -> None:
@@ -194,6 +206,7 @@ async def _plug(
             bound = networks.publish(container.id, attachment.bindings(record))
         plan = networks.plan(endpoint)
         await _tell_shim(engine, container, bound, endpoint=plan.to_json())
+        networks.follow_gateway(container.id)
     except BaseException:
         if bound:
             networks.unpublish(container.id)
@@ -204,8 +217,7 @@ async def _plug(
         for port in bound:
             port.socket.close()
     attachment.fill(settings, endpoint)
-    if bound:
-        attachment.set_ports(record, bound)
+    _note_ports(engine, container, bound)
     etcfiles.change_hosts(record, add=etcfiles.own_lines(record, [endpoint]))
     etcfiles.change_resolv_conf(record, resolv_before, etcfiles.resolv_conf(engine, record))
 
@@ -218,14 +230,35 @@ async def _unplug(engine: Engine, container: Container, network: NetworkRecord) 
     networks.disconnect(container.id, network.id)
     is_veth = plan.kind == "veth"
     change = {} if is_veth or not endpoint.addresses else {"unplug": plan.to_json()}
-    work = [_tell_shim(engine, container, (), **change)]
-    if is_veth and endpoint.host_ifname:
-        work.append(asyncio.to_thread(plugging.unplug_veth, endpoint.host_ifname))
-    await asyncio.gather(*work)
-    if not networks.published(container.id):
-        attachment.set_ports(record, ())
+    bound = _publish_again(engine, container)
+    try:
+        work = [_tell_shim(engine, container, bound, **change)]
+        if is_veth and endpoint.host_ifname:
+            work.append(asyncio.to_thread(plugging.unplug_veth, endpoint.host_ifname))
+        await asyncio.gather(*work)
+    finally:
+        for port in bound:
+            port.socket.close()
+    _note_ports(engine, container, bound)
     etcfiles.change_hosts(record, remove=etcfiles.own_lines(record, [endpoint]))
     etcfiles.change_resolv_conf(record, resolv_before, etcfiles.resolv_conf(engine, record))
+
+
+def _publish_again(engine: Engine, container: Container) -> list[BoundPort]:
+    """The network that had the default route may have been one that cannot publish ports."""
+    if engine.networks.published(container.id):
+        return []
+    try:
+        return engine.networks.publish(container.id, attachment.bindings(container.record))
+    except EngineError as error:
+        log.warning("%s has no ports any more: %s", describe(container), error)
+        return []
+
+
+def _note_ports(engine: Engine, container: Container, bound: Iterable[BoundPort]) -> None:
+    """What inspect shows: none, or those that were published just now, or the same as before."""
+    if bound or not engine.networks.published(container.id):
+        attachment.set_ports(container.record, bound)
 
 
 async def _tell_shim(

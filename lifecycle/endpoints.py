@@ -57,18 +57,15 @@ class Endpoints:
             for address in record.addresses:
                 self._pools[record.network_id].reserve(address)
         for container_id, ports in list(self._store.ports.items()):
-            addresses = {
-                address
-                for record in self._store.of_container(container_id)
-                for address in record.addresses
-            }
-            if container_id not in live or any(
-                port.container_ip not in addresses for port in ports
-            ):
+            targets = self.port_targets(container_id) if container_id in live else []
+            if not targets:
                 # It has ended, or the connect that published them was never finished.
                 self._store.remove_ports(container_id)
                 continue
-            for port in ports:
+            led = _led_to(ports, targets)
+            if led != tuple(ports):
+                self._store.save_ports(container_id, led)
+            for port in led:
                 if port.host_ip:
                     self._ports.hold(port.proto, port.host_ip, port.host_port)
 
@@ -149,9 +146,7 @@ class Endpoints:
     def disconnect(self, record: EndpointRecord) -> None:
         """Forget one endpoint; ports that lead to its addresses move to the next gateway's."""
         self._forget(record)
-        published = self._store.ports.get(record.container_id, ())
-        if any(port.container_ip in record.addresses for port in published):
-            self._move_ports(record.container_id, published)
+        self.follow_gateway(record.container_id)
 
     def release(self, container_id: str) -> list[EndpointRecord]:
         """Forget all that the container has; returns the endpoints that it had."""
@@ -302,26 +297,42 @@ class Endpoints:
             if port.host_ip:
                 self._ports.release(port.proto, port.host_ip, port.host_port)
         self._store.remove_ports(container_id)
-        for address in {port.container_ip for port in ports if port.proto == "udp"}:
-            try:
-                conntrack.forget_udp(address)
-            except OSError as error:
-                log.warning("connections to %s are still tracked: %s", address, error)
+        _forget_datagrams(ports)
 
-    def _move_ports(self, container_id: str, published: Sequence[PublishedPort]) -> None:
-        """To the addresses of the next gateway; with none the container has no ports any more."""
-        targets = self.port_targets(container_id)
+    def follow_gateway(self, container_id: str) -> None:
+        """Lead the ports to the network that has the default route now; with none they end.
+
+        Answers leave by the default route, and where they came in by another network the host's
+        reverse path filter may drop them.
+        """
+        published = self._store.ports.get(container_id, ())
+        targets = self.port_targets(container_id) if published else []
         if not targets:
             self.unpublish(container_id)
             return
-        moved = [
-            replace(port, container_ip=target_for(port.host_ip or port.container_ip, targets))
-            for port in published
-        ]
+        moved = _led_to(published, targets)
+        if moved == tuple(published):
+            return
         if self.firewall is not None:
             self.firewall.remove_ports(container_id)
             self.firewall.add_ports(container_id, moved)
         self._store.save_ports(container_id, moved)
+        _forget_datagrams(published)
+
+
+def _led_to(ports: Sequence[PublishedPort], targets: Sequence[str]) -> tuple[PublishedPort, ...]:
+    return tuple(
+        replace(port, container_ip=target_for(port.host_ip or port.container_ip, targets))
+        for port in ports
+    )
+
+
+def _forget_datagrams(ports: Sequence[PublishedPort]) -> None:
+    for address in {port.container_ip for port in ports if port.proto == "udp"}:
+        try:
+            conntrack.forget_udp(address)
+        except OSError as error:
+            log.warning("connections to %s are still tracked: %s", address, error)
 
 
 def target_for(host_ip: str, targets: Sequence[str]) -> str:

@@ -414,6 +414,10 @@ class NetworkService:
         """
         return self._endpoints.publish(container_id, bindings)
 
+    def follow_gateway(self, container_id: str) -> None:
+        """Another of its networks may have the default route now: its ports go with that."""
+        self._endpoints.follow_gateway(container_id)
+
     def unpublish(self, container_id: str) -> None:
         self._endpoints.unpublish(container_id)
 

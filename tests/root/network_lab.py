@@ -23,7 +23,7 @@ class Machine:
     """A namespace and the process that keeps it."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(["unshare", "-n", "sleep", "300"])
+        self._process = subprocess.Popen(["unshare", "-n", "sleep", "1800"])
         own = os.stat("/proc/thread-self/ns/net").st_ino
         wait_for(lambda: os.stat(f"/proc/{self.pid}/ns/net").st_ino != own)
         self.namespace = netns.open_of(self.pid)
