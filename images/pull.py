@@ -7,6 +7,7 @@ independently of the others. The order in which a layer's lines of progress come
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from images.model import AuthConfig, ImageRecord, LayerRecord, Platform, Progres
 from images.operation import Operation
 from images.reference import Reference
 from images.registry import Registry, RegistryError, ask
+from images.sharing import SharedTasks
 from images.taskgroup import TaskGroup
 from images.transfer import Download, Transfers
 
@@ -56,6 +58,7 @@ class Pull:
         self._content = content
         self._layers = layers
         self._transfers = transfers
+        self._configurations: SharedTasks[bytes, None] = SharedTasks()
 
     async def run(self, operation: Operation) -> dict[str, Any]:
         arguments = operation.arguments
@@ -92,7 +95,6 @@ class Pull:
         blobs = [layer.digest for layer in resolved.manifest.layers]
         await operation.lease(chain_ids, [descriptor.digest, *digests, *blobs])
         records = await self._all_layers(operation, registry, options, resolved, parsed.diff_ids)
-        self._content.add(configuration)
         for data in (resolved.data, resolved.index):
             if data:
                 self._content.add(data)
@@ -108,13 +110,24 @@ class Pull:
     async def _configuration(
         self, operation: Operation, registry: Registry, descriptor: Descriptor
     ) -> bytes:
-        await operation.lease((), [descriptor.digest])
-        if self._content.has(descriptor.digest):
-            return self._content.read(descriptor.digest)
-        data = await registry.blob(descriptor.digest)
-        if digest_of(data) != descriptor.digest:
-            raise DigestMismatch(f"image config verification failed for digest {descriptor.digest}")
-        return data
+        """Downloaded once, like a layer, however many pulls want it at once."""
+        digest = descriptor.digest
+        await operation.lease((), [digest])
+        if self._content.has(digest):
+            return self._content.read(digest)
+
+        async def download(_report: Callable[[None], None]) -> bytes:
+            registry.retain()
+            try:
+                data = await registry.blob(digest)
+            finally:
+                await registry.close()
+            if digest_of(data) != digest:
+                raise DigestMismatch(f"image config verification failed for digest {digest}")
+            self._content.add(data)  # at once: the next pull may come before this one has ended
+            return data
+
+        return await self._configurations.run(digest, download, lambda _nothing: None)
 
     async def _all_layers(
         self,

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from common.database import Database
 from images.endpoints import RegistryOptions
+from images.manifest import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST
 from images.model import Image, Progress
 from images.service import ImageService
+from tests.archives import Layer, image_config
+from tests.registry import Registry
 
 CONTAINER = "c0ffee" + "0" * 58
 
@@ -46,6 +50,33 @@ async def load(images: ImageService, archive: bytes) -> tuple[list[Image], list[
     lines: list[Progress] = []
     with readable(archive) as fd:
         return await images.load(fd, progress=lines.append), lines
+
+
+def put_index(
+    registry: Registry, name: str, architectures: Sequence[str], *, listed_as: str = ""
+) -> bytes:
+    """An image for several platforms, straight into a registry; the index's bytes.
+
+    ``listed_as`` is an architecture that the index says instead of the configurations'.
+    """
+    repository = name.partition(":")[0]
+    entries = []
+    for architecture in architectures:
+        layer = Layer().file("architecture", architecture).tar()
+        config = {**json.loads(image_config([layer], {})), "architecture": architecture}
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "config": registry.put_blob(repository, json.dumps(config).encode(), OCI_CONFIG),
+            "layers": [registry.put_blob(repository, layer, OCI_LAYER)],
+        }
+        entry = registry.put_manifest(repository, json.dumps(manifest).encode(), OCI_MANIFEST)
+        platform = {"os": "linux", "architecture": listed_as or architecture}
+        entries.append({**entry, "platform": platform})
+    index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
+    data = json.dumps(index, indent=3).encode()
+    registry.put_manifest(name, data, OCI_INDEX)
+    return data
 
 
 def layer_directory(data_root: Path, chain_id: str) -> Path:
