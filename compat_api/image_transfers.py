@@ -104,7 +104,7 @@ async def load(request: Request) -> Answer:
         call = request.engine.images.Load(
             pb.LoadRequest(
                 input=tar,
-                quiet=request.flag("quiet"),
+                quiet=request.flag("quiet", default=True),
                 platform=reference.one_platform(request.texts("platform")),
             )
         )

@@ -22,6 +22,10 @@ async def list_images(request: Request) -> Answer:
 
 
 async def inspect(request: Request) -> Answer:
+    if request.flag("manifests") and request.text("platform"):
+        raise InvalidArgument(
+            "conflicting options: manifests and platform options cannot both be set"
+        )
     return Json(image_json.inspect(await _get(request)))
 
 

@@ -61,8 +61,10 @@ def parse_platform(text: str) -> str:
     parts = [value.get(key) or "" for key in ("os", "architecture", "variant")]
     if not all(isinstance(part, str) for part in parts):
         raise InvalidArgument("failed to parse platform: not a string")
+    if not any(parts[:2]) and (parts[2] or value.get("os.version") or value.get("os.features")):
+        raise InvalidArgument(
+            "optional platform fields provided, but OS and Architecture are missing"
+        )
     if not parts[0] or not parts[1]:
         raise InvalidArgument("both OS and Architecture must be provided")
-    if value.get("os.version"):
-        raise InvalidArgument("cannot specify OS version")
     return "/".join(filter(None, parts))

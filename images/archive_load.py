@@ -1,8 +1,8 @@
 """Worker: ``docker load``: the archives of ``docker save``, old and new, and OCI image layouts.
 
 The archive is read once, as it comes: each of its files becomes an ingest under our own name, and
-only what a manifest then asks for becomes content. Names in the archive are keys of a dictionary,
-never paths. Whether the archive or its layers are compressed is told from their bytes.
+only what a manifest then asks for becomes content (``images/archive_images.py``). Whether the
+archive or its layers are compressed is told from their bytes.
 """
 
 from __future__ import annotations
@@ -11,67 +11,23 @@ import asyncio
 import os
 import posixpath
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 from common import tar
 from common.errors import InvalidArgument
 from common.ids import short
 from images import compression, config, manifest
-from images.content import METADATA_LIMIT, ContentStore, Ingest, digest_of
+from images.archive import Archive, LoadedImage, normal
+from images.archive_images import find_images
+from images.content import ContentStore, Ingest, digest_of
 from images.layers import Layers, Unpacking
-from images.model import ImageRecord, LayerRecord, Platform, Progress
+from images.model import ImageRecord, LayerRecord, Progress
 from images.operation import Operation
 from images.streams import ClientStream, in_thread
 from images.taskgroup import TaskGroup
 
 FILES_LIMIT = 10_000
-LINKS_LIMIT = 8
-
-
-@dataclass(slots=True)
-class Archive:
-    """What the archive contained: files by their names in it, spooled to ingests."""
-
-    files: dict[str, Ingest] = field(default_factory=dict)
-    links: dict[str, str] = field(default_factory=dict)
-
-    def find(self, name: str) -> Ingest:
-        path = _normal(name)
-        for _ in range(LINKS_LIMIT):
-            if path in self.files:
-                return self.files[path]
-            if path not in self.links:
-                break
-            path = self.links[path]
-        raise InvalidArgument(f"invalid archive: it has no file {name[:200]!r}")
-
-    def has(self, name: str) -> bool:
-        return name in self.files
-
-    def read(self, name: str) -> bytes:
-        ingest = self.find(name)
-        if ingest.size > METADATA_LIMIT:
-            raise InvalidArgument(
-                f"invalid archive: {name[:200]!r} is larger than {METADATA_LIMIT}"
-            )
-        fd = ingest.reader()
-        with os.fdopen(fd, "rb") as file:
-            return file.read()
-
-    def blob(self, digest: str) -> str:
-        return "blobs/" + digest.replace(":", "/")
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedImage:
-    """An image of the archive before its layers are unpacked."""
-
-    config: bytes
-    layers: tuple[str, ...]  # names in the archive
-    media_types: tuple[str, ...]  # of the layers; empty: tell from the bytes
-    references: tuple[str, ...]
-    manifest: bytes = b""
 
 
 class Load:
@@ -94,7 +50,7 @@ class Load:
         reader = tar.Reader(compression.decompressed(compression.Source(stream.read)))
         try:
             for entry in reader:
-                name = _normal(os.fsdecode(entry.name))
+                name = normal(os.fsdecode(entry.name))
                 if len(archive.files) + len(archive.links) > FILES_LIMIT:
                     raise InvalidArgument(f"invalid archive: more than {FILES_LIMIT} files")
                 if entry.type == tar.REGULAR and entry.sparse is None:
@@ -104,9 +60,9 @@ class Load:
                     archive.files[name] = ingest
                 elif entry.type == tar.SYMLINK:
                     target = posixpath.join(posixpath.dirname(name), os.fsdecode(entry.linkname))
-                    archive.links[name] = _normal(target)
+                    archive.links[name] = normal(target)
                 elif entry.type == tar.HARDLINK:
-                    archive.links[name] = _normal(os.fsdecode(entry.linkname))
+                    archive.links[name] = normal(os.fsdecode(entry.linkname))
         except (tar.CorruptArchive, compression.CorruptStream) as e:
             raise InvalidArgument(str(e)) from e
 
@@ -122,7 +78,8 @@ class Load:
         chain_ids = config.chain_ids(parsed.diff_ids)
         files = [archive.find(name) for name in image.layers]
         image_id = digest_of(image.config)
-        own = [image_id, digest_of(image.manifest)] if image.manifest else [image_id]
+        documents = [data for data in (image.config, image.manifest, image.index) if data]
+        own = [digest_of(data) for data in documents]
         await operation.lease(chain_ids, [*own, *(file.digest for file in files)])
         tasks = []
         async with TaskGroup() as group:
@@ -140,11 +97,13 @@ class Load:
                         )
                     )
                 )
-        self._content.add(image.config)
+        for data in documents:
+            self._content.add(data)
         return ImageRecord(
             id=image_id,
             layers=tuple(task.result() for task in tasks),
-            manifest=self._content.add(image.manifest) if image.manifest else "",
+            manifest=digest_of(image.manifest) if image.manifest else "",
+            index=digest_of(image.index) if image.index else "",
             references=image.references,
         )
 
@@ -178,10 +137,6 @@ class Load:
         )
 
 
-def _normal(name: str) -> str:
-    return posixpath.normpath("/" + name).lstrip("/")
-
-
 def _media_type(file: Ingest) -> str:
     fd = file.reader()
     try:
@@ -193,90 +148,3 @@ def _media_type(file: Ingest) -> str:
     if start.startswith(compression.ZSTD):
         return manifest.OCI_LAYER_ZSTD
     return manifest.DOCKER_LAYER
-
-
-def find_images(archive: Archive, platform: str | None) -> list[LoadedImage]:
-    wanted = Platform.parse(platform) if platform else None
-    if archive.has("manifest.json"):
-        found = _docker_images(archive)
-    elif archive.has("index.json"):
-        found = _oci_images(archive, wanted)
-    else:
-        raise InvalidArgument("invalid archive: it has neither manifest.json nor index.json")
-    if wanted is not None:
-        found = [image for image in found if wanted.matches(config.parse(image.config).platform)]
-        if not found:
-            raise InvalidArgument(f"requested platform(s) ([{wanted}]) not found in the archive")
-    return found
-
-
-def _docker_images(archive: Archive) -> list[LoadedImage]:
-    text = archive.read("manifest.json")
-    wrapped = config.load_object(b'{"images":' + text + b"}", "manifest.json")
-    images = []
-    for item in config.member(wrapped, "images", list, []):
-        if not isinstance(item, dict):
-            raise InvalidArgument("invalid manifest.json: an image is not an object")
-        images.append(
-            LoadedImage(
-                config=archive.read(config.member(item, "Config", str, "")),
-                layers=config.strings(item, "Layers"),
-                media_types=(),
-                references=config.strings(item, "RepoTags"),
-            )
-        )
-    return images
-
-
-def _oci_images(archive: Archive, wanted: Platform | None) -> list[LoadedImage]:
-    index = manifest.parse(archive.read("index.json"), manifest.OCI_INDEX)
-    if not isinstance(index, manifest.Index):
-        raise InvalidArgument("invalid index.json: not an index")
-    images = []
-    for entry in index.manifests:
-        annotations = entry.annotations or {}
-        name = annotations.get("io.containerd.image.name") or annotations.get(
-            "org.opencontainers.image.ref.name", ""
-        )
-        data = _blob(archive, entry)
-        document = manifest.parse(data, entry.media_type)
-        if isinstance(document, manifest.Index):
-            chosen = manifest.choose(document, wanted or Platform.of_host())
-            if chosen is None:
-                raise InvalidArgument(f"no image for {wanted or Platform.of_host()} in the archive")
-            data = _blob(archive, chosen)
-            document = manifest.parse(data, chosen.media_type)
-        if not isinstance(document, manifest.Manifest):
-            raise InvalidArgument("invalid archive: an index of indexes")
-        images.append(_oci_image(archive, document, data, name))
-    return images
-
-
-def _oci_image(
-    archive: Archive, document: manifest.Manifest, data: bytes, name: str
-) -> LoadedImage:
-    for layer in document.layers:
-        _check_blob(archive, layer)
-    return LoadedImage(
-        config=_blob(archive, document.config),
-        layers=tuple(archive.blob(layer.digest) for layer in document.layers),
-        media_types=tuple(layer.media_type for layer in document.layers),
-        references=(name,) if "/" in name or ":" in name else (),
-        manifest=data,
-    )
-
-
-def _blob(archive: Archive, wanted: manifest.Descriptor) -> bytes:
-    _check_blob(archive, wanted)
-    return archive.read(archive.blob(wanted.digest))
-
-
-def _check_blob(archive: Archive, wanted: manifest.Descriptor) -> None:
-    """Whether the archive has under the digest's name what the digest and the size say."""
-    found = archive.find(archive.blob(wanted.digest))
-    if found.digest != wanted.digest:
-        raise InvalidArgument(f"invalid archive: the content of {wanted.digest} is not that")
-    if found.size != wanted.size:
-        raise InvalidArgument(
-            f"invalid archive: {wanted.digest} has {found.size} bytes, not {wanted.size}"
-        )

@@ -6,9 +6,11 @@ import asyncio
 import os
 from pathlib import Path
 
+from common.errors import EngineError
+from images import manifest
 from images.content import ContentStore
 from images.copies import Change
-from images.model import Image
+from images.model import Image, Platform
 from images.snapshots import COPY, INIT, MERGED, Snapshots
 from images.store import ImageStore
 
@@ -41,6 +43,21 @@ class Details:
     def layer_directories(self, image: Image) -> list[Path]:
         """The files of each layer, the top one first."""
         return self._snapshots.lower_directories(image.chain_ids)
+
+    def is_listed_for(self, image: Image, wanted: Platform) -> bool:
+        """Whether its index has the image for that platform, which configurations may get wrong."""
+        own = self._store.manifests(image.id)
+        for digest in own:
+            try:
+                document = manifest.parse(self._content.read(digest))
+            except EngineError:
+                continue
+            if isinstance(document, manifest.Index) and any(
+                entry.digest in own and entry.platform and wanted.matches(entry.platform)
+                for entry in document.manifests
+            ):
+                return True
+        return False
 
     def image_snapshot(self, image: Image) -> dict[str, str]:
         """GraphDriver.Data of an image: its layers' directories."""

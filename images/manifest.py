@@ -114,17 +114,15 @@ def _platform(value: Mapping[str, Any]) -> Platform | None:
 
 
 def choose(index: Index, wanted: Platform) -> Descriptor | None:
-    """The manifest for the platform: an exact variant before a similar one, the first of equals."""
-    fitting = [
-        entry
-        for entry in index.manifests
-        if entry.platform is not None and wanted.matches(entry.platform)
+    """The manifest for the platform: the best that its CPU runs, the first of equals."""
+    ranks = [
+        (rank, position)
+        for position, entry in enumerate(index.manifests)
+        if entry.platform is not None and (rank := wanted.rank(entry.platform)) is not None
     ]
-    exact = [
-        entry for entry in fitting if entry.platform and entry.platform.variant == wanted.variant
-    ]
-    without = [entry for entry in index.manifests if entry.platform is None]
-    return next(iter((*exact, *fitting, *without)), None)
+    if ranks:
+        return index.manifests[min(ranks)[1]]
+    return next((entry for entry in index.manifests if entry.platform is None), None)
 
 
 def serialize(media_type: str, config: Descriptor, layers: Sequence[Descriptor]) -> bytes:
@@ -133,6 +131,15 @@ def serialize(media_type: str, config: Descriptor, layers: Sequence[Descriptor])
         "mediaType": media_type,
         "config": descriptor_json(config),
         "layers": [descriptor_json(layer) for layer in layers],
+    }
+    return json.dumps(root, separators=(",", ":")).encode()
+
+
+def serialize_index(manifests: Sequence[Descriptor]) -> bytes:
+    root = {
+        "schemaVersion": 2,
+        "mediaType": OCI_INDEX,
+        "manifests": [descriptor_json(entry) for entry in manifests],
     }
     return json.dumps(root, separators=(",", ":")).encode()
 

@@ -78,15 +78,55 @@ class Platform:
 
     def matches(self, other: Platform) -> bool:
         """Whether an image for ``other`` serves a wish for this platform."""
-        theirs = "" if other.architecture == "arm64" and other.variant == "v8" else other.variant
-        return (
-            self.os == other.os
-            and self.architecture == other.architecture
-            and (not self.variant or not theirs or self.variant == theirs)
+        return self.rank(other) is not None
+
+    def rank(self, other: Platform) -> int | None:
+        """How well an image for ``other`` serves a wish for this platform: 0 is best, None not.
+
+        A CPU runs programs for older ones of its kind (containerd's platforms.Only). Images often
+        do not say their variant, and serve every wish for their architecture.
+        """
+        if self.os != other.os:
+            return None
+        runs = _runs(self.architecture, self.variant)
+        theirs = (other.architecture, _variant(other.architecture, other.variant))
+        if theirs in runs:
+            return runs.index(theirs)
+        return len(runs) if self.architecture == other.architecture and not other.variant else None
+
+    def same(self, other: Platform) -> bool:
+        """Whether both are one platform, written differently perhaps."""
+        mine, theirs = (
+            (one.os, one.architecture, _variant(one.architecture, one.variant))
+            for one in (self, other)
         )
+        return mine == theirs
 
     def __str__(self) -> str:
         return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
+
+
+def _variant(architecture: str, variant: str) -> str:
+    """In containerd's normal form."""
+    if architecture == "arm":
+        return variant or "v7"
+    return "" if (architecture, variant) in (("arm64", "v8"), ("amd64", "v1")) else variant
+
+
+def _runs(architecture: str, variant: str) -> list[tuple[str, str]]:
+    """The architectures and variants that a CPU runs, its own first."""
+    variant = _variant(architecture, variant)
+    runs = [(architecture, variant)]
+    newest = int(variant[1:]) if re.fullmatch("v[1-9]", variant) else 0
+    if architecture == "amd64":
+        older = (f"v{number}" for number in range(newest - 1, 0, -1))
+        runs += [(architecture, _variant(architecture, name)) for name in older]
+        runs.append(("386", ""))
+    elif architecture == "arm":
+        runs += [(architecture, f"v{number}") for number in range(newest - 1, 4, -1)]
+    elif architecture == "arm64":
+        runs += [("arm", f"v{number}") for number in range(8, 4, -1)]
+    return runs
 
 
 @dataclass(frozen=True, slots=True)

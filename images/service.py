@@ -96,10 +96,14 @@ class ImageService:
         """
         image = self._store.resolve(name)
         wanted = Platform.parse(platform) if platform else None
-        if wanted is not None and not wanted.matches(image.platform):
+        if (
+            wanted is not None
+            and not wanted.matches(image.platform)
+            and not self.details.is_listed_for(image, wanted)
+        ):
             raise NotFound(
                 f"image with reference {_shown(name)} was found but its platform"
-                f" ({image.platform}) does not match the specified platform ({wanted})"
+                f" ({image.platform}) does not match the specified platform ({platform})"
             )
         return image
 
@@ -175,16 +179,24 @@ class ImageService:
     async def save(
         self, names: Sequence[str], fd: int, *, platform: str | None = None
     ) -> list[str]:
-        """Write the images to ``fd``: one with its tag, or a repository with all; their ids."""
+        """Write the images to ``fd``: one with its tag, or a repository with all; their ids.
+
+        A tag stands for all platforms that are here of its index, unless ``platform`` picks one.
+        """
         chosen: dict[str, list[str]] = {}
-        wanted = Platform.parse(platform) if platform else None
         for image, tags in (found for name in names for found in self._to_save(name)):
-            if wanted is not None and not wanted.matches(image.platform):
-                raise InternalError(f"no suitable export target found for platform {wanted}")
-            known = chosen.setdefault(image.id, [])
+            picked = self._of_platform(image, tags, platform) if platform else image
+            known = chosen.setdefault(picked.id, [])
             known += [tag for tag in tags if tag not in known]
         images = [
-            {"references": tags, **self._store.contents(self._store.get(image_id))}
+            {
+                "references": tags,
+                "siblings": [
+                    self._store.contents(self._store.get(sibling))
+                    for sibling in (self._store.siblings(image_id) if tags and not platform else ())
+                ],
+                **self._store.contents(self._store.get(image_id)),
+            }
             for image_id, tags in chosen.items()
         ]
         async with self._operation() as operation:
@@ -371,6 +383,14 @@ class ImageService:
         if wanted is None or wanted.tag is None or reference.is_id_of(image.id, name):
             return [(image, [])]
         return [(image, [f"{wanted.repository}:{wanted.tag}"])]
+
+    def _of_platform(self, image: Image, tags: Sequence[str], platform: str) -> Image:
+        wanted = Platform.parse(platform)
+        siblings = map(self._store.get, self._store.siblings(image.id) if tags else ())
+        for candidate in (image, *siblings):
+            if wanted.same(candidate.platform):
+                return candidate
+        raise InternalError(f"no suitable export target found for platform {platform}")
 
     def _commit_loaded(self, record: ImageRecord, progress: OnProgress) -> Image:
         lines = []

@@ -143,6 +143,15 @@ class ImageStore:
         )
         return [row[0] for row in rows]
 
+    def siblings(self, image_id: str) -> list[str]:
+        """Images that came with the same index: the same for other platforms."""
+        rows = self._db.execute(
+            "SELECT DISTINCT other.image_id FROM content_roots AS own JOIN content_roots AS other"
+            " USING (digest) WHERE own.image_id = ? AND other.image_id != ? ORDER BY other.rowid",
+            (image_id, image_id),
+        )
+        return [row[0] for row in rows]
+
     def layer_blobs(self, diff_id: str) -> list[tuple[str, str, int]]:
         """(digest, media type, size) of each form that the layer is kept in."""
         rows = self._db.execute(

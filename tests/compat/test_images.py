@@ -72,6 +72,17 @@ def test_docker_load(engine: Engine, tag: str) -> None:
     assert engine.docker("run", "--rm", tag, "echo", "x").stdout == "x\n"
 
 
+def test_progress_of_a_load_only_if_asked_for(engine: Engine, tag: str) -> None:
+    last = {"stream": f"Loaded image: {tag}\n"}
+    for number, query in enumerate(("", "?quiet=0")):
+        content = f"{tag} {number}"
+        archive = docker_archive([tag], [Layer().file("hello", content).tar()])
+        lines = engine.api("POST", f"/images/load{query}", archive, TAR).objects()
+        assert lines[-1] == last
+        assert ("Loading layer" in str(lines)) == bool(query)
+        engine.docker("rmi", tag)
+
+
 @pytest.mark.parametrize("compress", [gzip.compress, zstandard.compress])
 def test_load_of_a_compressed_archive(engine: Engine, tag: str, compress: Any) -> None:
     archive = docker_archive([tag], [Layer().file("hello", "x\n").tar()])
@@ -166,11 +177,31 @@ def test_other_platform(engine: Engine, tag: str) -> None:
     ):
         answer = engine.api(method, target)
         assert (answer.status, answer.message) == (404, text)
-    answer = engine.api("GET", f"/images/{tag}/get?platform={other}")
-    assert (answer.status, answer.message) == (
-        500,
-        "no suitable export target found for platform linux/arm64",
-    )
+    # A newer CPU runs the image, but what is saved is the platform that was asked for.
+    newer = quote(json.dumps({"os": "linux", "architecture": "amd64", "variant": "v3"}))
+    assert engine.api("GET", f"/images/{tag}/json?platform={newer}").status == 200
+    for platform, shown in ((other, "linux/arm64"), (newer, "linux/amd64/v3")):
+        answer = engine.api("GET", f"/images/{tag}/get?platform={platform}")
+        assert (answer.status, answer.message) == (
+            500,
+            f"no suitable export target found for platform {shown}",
+        )
+    for target, text in (
+        (
+            f"/images/{tag}/json?manifests=1&platform={newer}",
+            "conflicting options: manifests and platform options cannot both be set",
+        ),
+        (
+            f"/images/{tag}/json?platform={quote(json.dumps({'variant': 'v3'}))}",
+            "optional platform fields provided, but OS and Architecture are missing",
+        ),
+        (
+            f"/images/{tag}/get?platform={other}&platform={newer}",
+            "multiple platform parameters not supported",
+        ),
+    ):
+        answer = engine.api("GET", target)
+        assert (answer.status, answer.message) == (400, text)
 
 
 def test_distribution(engine: Engine, remote: str) -> None:

@@ -45,6 +45,12 @@ def test_refused(data: bytes, content_type: str) -> None:
         manifest.parse(data, content_type)
 
 
+CHOICES = (
+    *(("linux/amd64", 2), ("linux/arm64", 3), ("linux/arm/v6", 0), ("arm", 1)),
+    *(("linux/amd64/v3", 2), ("linux/arm/v8", 1)),
+)
+
+
 def test_platform_choice() -> None:
     names = ("linux/arm/v6", "linux/arm/v7", "linux/amd64", "linux/arm64/v8", "unknown/unknown")
     entries = []
@@ -54,11 +60,37 @@ def test_platform_choice() -> None:
         entries.append(descriptor(digest=f"sha256:{number:064x}", platform=platform))
     index = manifest.parse(json.dumps({"manifests": entries}).encode())
     assert isinstance(index, manifest.Index)
-    for wanted, number in (("linux/amd64", 2), ("linux/arm64", 3), ("linux/arm/v6", 0), ("arm", 1)):
+    for wanted, number in CHOICES:
         chosen = manifest.choose(index, Platform.parse(wanted))
         assert chosen is not None
         assert int(chosen.digest.removeprefix("sha256:"), 16) == number
-    assert manifest.choose(index, Platform.parse("linux/s390x")) is None
+    for wanted in ("linux/s390x", "linux/arm/v5", "linux/386"):
+        assert manifest.choose(index, Platform.parse(wanted)) is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "other", "rank"),
+    [
+        ("linux/amd64", "linux/amd64", 0),
+        ("linux/amd64", "linux/386", 1),
+        ("linux/amd64/v3", "linux/amd64/v2", 1),
+        ("linux/amd64/v3", "linux/amd64", 2),
+        ("linux/amd64/v2", "linux/amd64/v3", None),
+        ("linux/amd64", "linux/amd64/v3", None),
+        ("linux/arm/v5", "linux/arm", 1),
+        ("linux/386", "linux/amd64", None),
+        ("linux/arm64", "linux/arm64/v8", 0),
+        ("linux/arm64", "linux/arm/v7", 2),
+        ("linux/arm", "linux/arm/v6", 1),
+        ("linux/arm/v6", "linux/arm/v7", None),
+        ("linux/amd64", "windows/amd64", None),
+    ],
+)
+def test_platform_rank(wanted: str, other: str, rank: int | None) -> None:
+    system, architecture, *variant = other.split("/")
+    image = Platform(system, architecture, "".join(variant))
+    assert Platform.parse(wanted).rank(image) == rank
+    assert Platform.parse(wanted).same(image) == (rank == 0)
 
 
 def test_configuration() -> None:
