@@ -16,7 +16,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from runtime import mountoptions, syscalls
+from runtime import mountoptions, oldoverlay, syscalls
 from runtime.copyup import copy_tree
 from runtime.errors import RuntimeFailure, reason
 from runtime.mountoptions import MountOptions
@@ -121,14 +121,34 @@ def set_attributes(tree: int, options: MountOptions) -> None:
 
 def new_filesystem(operation: Operation, extra: tuple[str, ...] = ()) -> int:
     """A detached mount of a file system of its own."""
+    options = operation.options
+    data = (*options.data, *extra)
+    if operation.filesystem == "overlay" and oldoverlay.wanted():
+        tree = oldoverlay.make(operation.source, data)
+        plain = options.set_, options.clear
+    else:
+        tree = _create(operation, data)
+        plain = 0, 0
+    recursive = options.recursive_set, options.recursive_clear
+    try:
+        for each, (set_, clear) in ((False, plain), (True, recursive)):
+            if set_ or clear:
+                syscalls.mount_setattr(tree, set_=set_, clear=clear, recursive=each)
+    except OSError:
+        os.close(tree)
+        raise
+    return tree
+
+
+def _create(operation: Operation, data: tuple[str, ...]) -> int:
     context = syscalls.fsopen(operation.filesystem)
     try:
         syscalls.fsconfig(context, FSCONFIG_SET_STRING, "source", operation.source)
-        for option in (*operation.options.data, *extra):
+        for option in data:
             _configure(context, operation.filesystem, option)
         syscalls.fsconfig(context, FSCONFIG_CMD_CREATE)
         # "ro" is the mount's property here, so that one superblock can be mounted both ways.
-        tree = syscalls.fsmount(context, operation.options.set_)
+        return syscalls.fsmount(context, operation.options.set_)
     except OSError as error:
         detail = _kernel_message(context)
         if detail:
@@ -136,14 +156,6 @@ def new_filesystem(operation: Operation, extra: tuple[str, ...] = ()) -> int:
         raise
     finally:
         os.close(context)
-    try:
-        recursive = operation.options.recursive_set, operation.options.recursive_clear
-        if any(recursive):
-            syscalls.mount_setattr(tree, set_=recursive[0], clear=recursive[1], recursive=True)
-    except OSError:
-        os.close(tree)
-        raise
-    return tree
 
 
 def _configure(context: int, filesystem: str, option: str) -> None:
@@ -185,14 +197,9 @@ def _clone(source: str, flags: int) -> int:
 
 
 def _lower_directories(context: int, value: str) -> None:
-    """One call a layer, since Linux 6.5; before, the whole list had to fit in one short string."""
-    try:
-        for layer in value.split(":"):
-            _set_string(context, "lowerdir+", layer)
-    except OSError as error:
-        if error.errno != errno.EINVAL or len(value) > VALUE_LIMIT:
-            raise
-        syscalls.fsconfig(context, FSCONFIG_SET_STRING, "lowerdir", value)
+    """One call a layer: the whole list may be longer than a value."""
+    for layer in value.split(":"):
+        _set_string(context, "lowerdir+", layer)
 
 
 def _set_string(context: int, name: str, value: str) -> None:

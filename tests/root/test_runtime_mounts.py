@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime import oldoverlay
 from tests.probes import requires
 from tests.root.runtime_lab import HARMLESS, Box, Failed
 
@@ -256,3 +257,31 @@ def test_nothing_of_a_container_is_mounted_on_the_host(box: Box) -> None:
     before = Path("/proc/self/mountinfo").read_text()
     box.start("sleep", "100")
     assert Path("/proc/self/mountinfo").read_text() == before
+
+
+@requires("overlay")
+def test_overlay_by_mount_2_is_seen_by_nobody(tmp_path: Path) -> None:
+    """The way of kernels before Linux 6.7, which others have as well."""
+    layers = [tmp_path / f"layer, {number} {'x' * 20}" for number in range(30)]
+    for number, layer in enumerate(layers):
+        layer.mkdir()
+        (layer / f"from{number}").write_text("")
+    for name in ("upper", "work"):
+        (tmp_path / name).mkdir()
+    options = ["lowerdir=" + ":".join(map(str, layers))]
+    options += [f"{name}dir={tmp_path / name}" for name in ("upper", "work")]
+
+    def view() -> tuple[str, str]:
+        return os.readlink("/proc/thread-self/ns/mnt"), os.getcwd()
+
+    before = view()
+    tree = oldoverlay.make("overlay", options)
+    try:
+        assert view() == before
+        assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
+        names = os.listdir(f"/proc/self/fd/{tree}")
+        assert set(names) == {f"from{number}" for number in range(30)}
+        os.close(os.open("new", os.O_CREAT | os.O_WRONLY, dir_fd=tree))
+    finally:
+        os.close(tree)
+    assert (tmp_path / "upper/new").exists()

@@ -1,0 +1,42 @@
+"""Library: a detached overlay on kernels before Linux 6.7, where only mount(2) can make every one.
+
+There a value given to fsconfig(2) has 255 bytes at most, which a list of layers exceeds, and before
+6.5 overlayfs sees no option before the mount is created. mount(2) needs a place: it is made in a
+mount namespace of the calling thread's own, so that neither the host nor another thread sees it,
+and a clone of it leaves that namespace.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+
+from runtime import syscalls
+
+LAYERS_SINGLY_SINCE = (6, 7)
+PLACE = "/proc"  # whatever is there is covered in that namespace alone
+
+
+def wanted() -> bool:
+    match = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return match is not None and (int(match[1]), int(match[2])) < LAYERS_SINGLY_SINCE
+
+
+def make(source: str, options: Sequence[str]) -> int:
+    data = ",".join(option.replace("\\", "\\\\").replace(",", "\\,") for option in options)
+    own = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    cwd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # setns below wants a thread that shares its root with nobody: unshare sees to that too.
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        try:
+            syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE, "")
+            syscalls.mount(source, PLACE, "overlay", 0, data)
+            return syscalls.open_tree(syscalls.AT_FDCWD, PLACE, syscalls.OPEN_TREE_CLONE)
+        finally:
+            syscalls.setns(own, syscalls.CLONE_NEWNS)
+            os.fchdir(cwd)
+    finally:
+        os.close(own)
+        os.close(cwd)
