@@ -79,10 +79,16 @@ def _adjust(host: Netlink, link: Link, bridge: Bridge, *, created: bool) -> None
 
 
 def _write_settings(bridge: Bridge) -> None:
-    """``route_localnet`` lets answers to 127.0.0.1 in; the firewall's raw chain guards it."""
+    """``route_localnet`` lets answers to 127.0.0.1 in; the firewall's raw chain guards it.
+
+    Nobody else can have the bridge's link-local address. While the kernel looks whether somebody
+    has, for two seconds from its first port on, it asks for no neighbour on behalf of others, and
+    what is forwarded to the containers waits.
+    """
     ipv4, ipv6 = f"net/ipv4/conf/{bridge.name}", f"net/ipv6/conf/{bridge.name}"
     settings = {f"{ipv4}/route_localnet": "1", f"{ipv6}/accept_ra": "0"}
     if not bridge.adopt:
+        settings[f"{ipv6}/accept_dad"] = "0"
         settings[f"{ipv6}/disable_ipv6"] = "0" if bridge.ipv6 else "1"
     write_sysctls(settings)
 

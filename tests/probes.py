@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,14 @@ def _controllers_on_v2() -> bool:
     return path.exists() and bool(path.read_text().split())
 
 
+def _sctp() -> bool:
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, 132).close()
+    except OSError:
+        return False
+    return True
+
+
 PROBES: dict[str, tuple[Callable[[], bool], str]] = {
     "root": (lambda: os.geteuid() == 0, "needs root"),
     "overlay": (lambda: _filesystem("overlay"), "the kernel has no overlayfs"),
@@ -30,6 +39,7 @@ PROBES: dict[str, tuple[Callable[[], bool], str]] = {
     "cgroup1": (lambda: Path("/sys/fs/cgroup/devices").is_dir(), "no cgroup v1 controllers here"),
     "userns": (lambda: Path("/proc/self/ns/user").exists(), "no user namespaces"),
     "ipv6": (lambda: Path("/proc/net/if_inet6").exists(), "no IPv6"),
+    "sctp": (_sctp, "the kernel has no SCTP"),
     "mmdebstrap": (lambda: shutil.which("mmdebstrap") is not None, "mmdebstrap is missing"),
 }
 
