@@ -79,7 +79,7 @@ IPAM = Schema(
     "network.IPAM",
     (
         Text("Driver", "ipam_driver"),
-        Map("Options", "ipam_options", null=True),
+        Map("Options", "ipam_options", presence="has_ipam_options"),
         Pools("Config", "ipam", IPAM_CONFIG),
     ),
 )

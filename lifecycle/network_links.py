@@ -9,12 +9,13 @@ nothing else has to wait: it is safe in a thread.
 from __future__ import annotations
 
 import errno
+import os
 import re
 import secrets
 from dataclasses import replace
 from pathlib import Path
 
-from common import netlink
+from common import netlink, netns
 from common.errors import InternalError, InvalidArgument, PermissionDenied
 from common.ids import short
 from common.netlink import Netlink
@@ -41,6 +42,16 @@ def mode_of(record: NetworkRecord) -> str:
 
 def flag_of(record: NetworkRecord) -> str:
     return record.options.get(IPVLAN_FLAG, "") or "bridge"
+
+
+def without_gateway(record: NetworkRecord) -> tuple[int, ...]:
+    """The families that need no address for a gateway."""
+    if record.driver == "bridge":
+        options = rules.bridge_options(record.options, record.mtu)
+        modes = {4: options.mode4, 6: options.mode6}
+        return tuple(version for version, mode in modes.items() if mode == "isolated")
+    is_layer3 = record.driver == "ipvlan" and mode_of(record) != "l2"
+    return (4, 6) if record.internal or is_layer3 else ()
 
 
 def chosen(record: NetworkRecord, default_mtu: int, host: Netlink) -> NetworkRecord:
@@ -125,24 +136,43 @@ def _make_parent(host: Netlink, name: str, owner: str) -> None:
     else:
         parent, tag = host.link(match[1]), int(match[2])
         if parent is None:
-            raise InvalidArgument(f"parent interface {match[1]} was not found on the host")
+            raise InvalidArgument(f"-o parent interface was not found on the host: {match[1]}")
         if not 0 < tag < 4095:
             raise InvalidArgument(f"vlan id must be between 1-4094, received: {tag}")
-        host.execute(netlink.vlan(name, parent=parent.index, tag=tag))
+        try:
+            host.execute(netlink.vlan(name, parent=parent.index, tag=tag))
+        except OSError as error:
+            reason = os.strerror(error.errno or 0).lower()
+            raise InternalError(f"failed to create {name} vlan link: {reason}") from error
     link = host.link(name)
     if link is not None:
         host.execute(netlink.set_alias(link.index, owner, name))
 
 
 def _make_dead_end(host: Netlink, name: str) -> None:
-    """A dummy interface, or a bridge without ports where the kernel has none of those."""
+    """A dummy interface, or a veth to nowhere where the kernel has none of those.
+
+    A bridge without ports would not do: it has no carrier, and then nothing passes above it.
+    """
     try:
         host.execute(netlink.dummy(name))
+        return
     except OSError as error:
         if error.errno != errno.EOPNOTSUPP:
             raise
+    peer = f"{name.removeprefix('dm-')}-dm"
+    namespace = netns.open_of(os.getpid())
+    try:
         mac = (b"\x02\x42" + secrets.token_bytes(4)).hex(":")
-        host.execute(netlink.bridge(name, mac=mac, mtu=1500))
+        pair = netlink.veth(
+            name=name, peer=peer, peer_namespace=namespace, peer_mac=mac, mtu=1500, master=0
+        )
+        host.execute(pair)
+    finally:
+        os.close(namespace)
+    link = host.link(peer)
+    if link is not None:
+        host.execute(netlink.set_up(link.index, peer))
 
 
 def delete(record: NetworkRecord, exec_root: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from common.errors import InternalError, PermissionDenied
@@ -34,9 +34,16 @@ class Pools:
 
 
 def assign(
-    record: NetworkRecord, space: AddressSpace, host: Netlink, *, wants_gateway: bool = True
+    record: NetworkRecord,
+    space: AddressSpace,
+    host: Netlink,
+    *,
+    without_gateway: Collection[int] = (),
 ) -> tuple[NetworkRecord, Pools]:
-    """A new network's subnets and gateways, which are taken."""
+    """A new network's subnets and gateways, which are taken.
+
+    The families ``without_gateway`` have one only where it was asked for.
+    """
     taken: list[str] = []
     pools: dict[int, Pool] = {}
     ipam: list[IpamConfig] = []
@@ -48,7 +55,7 @@ def assign(
             taken.append(subnet)
             pool = pools[version] = Pool(subnet, config.ip_range if config else None)
             _reserve_auxiliary(pool, config)
-            if wants_gateway or (config and config.gateway):
+            if version not in without_gateway or (config and config.gateway):
                 gateways[version] = _take_gateway(pool, config)
             ipam.append(config or IpamConfig(subnet, gateway=gateways[version]))
     except Exception:

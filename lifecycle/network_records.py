@@ -50,7 +50,7 @@ class NetworkRequest:
     enable_ipv4: bool = True
     enable_ipv6: bool = False
     ipam_driver: str = "default"
-    ipam_options: Mapping[str, str] = field(default_factory=dict)
+    ipam_options: Mapping[str, str] | None = None  # None: no such object was given
     ipam: tuple[IpamConfig, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class NetworkRecord:
     config_only: bool = False  # a template for other networks, without anything in the kernel
     config_from: str = ""  # the template that this one was made from
     ipam_driver: str = "default"
-    ipam_options: Mapping[str, str] = field(default_factory=dict)
+    ipam_options: Mapping[str, str] | None = None  # None: no such object was given
     ipam: tuple[IpamConfig, ...] = ()  # as asked for, or as chosen where nothing was
     options: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)

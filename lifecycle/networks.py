@@ -199,13 +199,13 @@ class NetworkService:
 
     def _make(self, record: NetworkRecord) -> NetworkRecord:
         """Addresses, interface, rules and names; what was made is taken back on a failure."""
+        without = network_links.without_gateway(record)
         default_mtu = self._options.mtu or default_networks.DEFAULT_MTU
         record = network_links.chosen(record, default_mtu, self._host)
         for other in self._store.networks.values():
             network_links.check_name(record, other)
-        wants_gateway = not (record.driver == "ipvlan" and network_links.mode_of(record) != "l2")
         record, self._pools[record.id] = network_pools.assign(
-            record, self._space, self._host, wants_gateway=wants_gateway
+            record, self._space, self._host, without_gateway=without
         )
         try:
             network_links.make(self._host, record, self._owner(record))

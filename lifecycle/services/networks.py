@@ -33,7 +33,7 @@ class Networks(NetworksServicer):
             enable_ipv4=not request.HasField("enable_ipv4") or request.enable_ipv4,
             enable_ipv6=request.enable_ipv6,
             ipam_driver=request.ipam_driver or "default",
-            ipam_options=dict(request.ipam_options),
+            ipam_options=dict(request.ipam_options) if request.has_ipam_options else None,
             ipam=tuple(
                 IpamConfig(item.subnet, item.ip_range, item.gateway, dict(item.auxiliary))
                 for item in request.ipam
@@ -108,6 +108,7 @@ class Networks(NetworksServicer):
             enable_ipv6=record.enable_ipv6,
             ipam_driver=record.ipam_driver,
             ipam_options=record.ipam_options,
+            has_ipam_options=record.ipam_options is not None,
             ipam=[
                 pb.IpamConfig(
                     subnet=item.subnet,

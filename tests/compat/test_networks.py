@@ -297,6 +297,63 @@ def test_macvlan(engine: LabEngine, network: Runner, running: Runner) -> None:
     assert gets_page(engine, two, one)
 
 
+ISOLATED = "com.docker.network.bridge.gateway_mode_ipv4=isolated"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "gateway"),
+    [
+        (("--internal",), True),
+        (("--internal", "-o", ISOLATED), False),
+        (("-d", "macvlan"), True),
+        (("-d", "macvlan", "--internal"), False),
+        (("-d", "ipvlan", "--internal"), False),
+        (("-d", "ipvlan", "-o", "ipvlan_mode=l3"), False),
+        (
+            ("-d", "macvlan", "--internal", "--subnet", "10.83.0.0/24", "--gateway", "10.83.0.1"),
+            True,
+        ),
+    ],
+)
+def test_gateways_are_given_where_needed(
+    engine: LabEngine, network: Runner, arguments: tuple[str, ...], *, gateway: bool
+) -> None:
+    ipam = engine.api("GET", f"/networks/{network(*arguments)}").json()["IPAM"]
+    assert ("Gateway" in ipam["Config"][0]) == gateway
+    assert ipam["Options"] == {}  # what the client sends, whoever its user is
+
+
+def test_macvlan_without_a_parent(engine: LabEngine, network: Runner, running: Runner) -> None:
+    """Its containers have each other and nobody else."""
+    net = network("-d", "macvlan")
+    server = running("--network", net, BUSYBOX, *SERVER)
+    mate = running("--network", net, BUSYBOX, "sleep", "100")
+    assert gets_page(engine, mate, server)
+    assert default_route(engine, mate) == ""
+    address = engine.network(server, net)["IPAddress"]
+    assert fetch(engine.machine, address, 80, seconds=0.5) == b""
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("parent=nope0",), "invalid subinterface vlan name nope0, example formatting is eth0.10"),
+        (("parent=nope0.10",), "-o parent interface was not found on the host: nope0"),
+        (("parent=lan0.0",), "vlan id must be between 1-4094, received: 0"),
+        (("parent=lo",), "loopback interface is not a valid macvlan parent link"),
+        (
+            ("macvlan_mode=nope", "parent=lan0"),
+            "requested macvlan mode 'nope' is not valid, "
+            "'bridge' mode is the macvlan driver default",
+        ),
+    ],
+)
+def test_macvlan_options(engine: LabEngine, options: tuple[str, ...], text: str) -> None:
+    words = [word for option in options for word in ("-o", option)]
+    done = engine.docker("network", "create", "-d", "macvlan", *words, fresh_name(), check=False)
+    assert done.stderr.strip() == f"Error response from daemon: {text}"
+
+
 def test_ports_follow_the_default_route(
     engine: LabEngine, network: Runner, running: Runner
 ) -> None:
