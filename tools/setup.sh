@@ -40,19 +40,33 @@ need_packages() {
   DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}" >/dev/null </dev/null
 }
 
-# need_tool PACKAGE PATH: one file of a Debian package, unpacked below .cache/tools. Nothing is
-# installed, so no daemon that the package brings along ever starts.
+# need_tool PACKAGE PATH [PACKAGE...]: one file of a Debian package, unpacked below .cache/tools with
+# the further packages. Nothing is installed, so no daemon that the package brings along ever starts.
 need_tool() {
   [ -x "$tools/$2" ] && return
   say "fetching $1 for the tests"
   refresh_package_lists
-  local download=$cache/download
+  local download=$cache/download package
   rm -rf "$download"
   mkdir -p "$download" "$tools"
-  (cd "$download" && apt-get download -q -o APT::Sandbox::User=root "$1" >/dev/null)
-  dpkg -x "$download/$1"_*.deb "$tools"
+  (cd "$download" && apt-get download -q -o APT::Sandbox::User=root "$1" "${@:3}" >/dev/null)
+  for package in "$download"/*.deb; do
+    dpkg -x "$package" "$tools"
+  done
   rm -rf "$download"
   [ -x "$tools/$2" ] || die "Debian package $1 has no $2"
+}
+
+# Skopeo and those of its libraries that the machine has not. What else its package depends on is for
+# running containers.
+need_skopeo() {
+  command -v skopeo >/dev/null && return
+  [ -x "$tools/usr/bin/skopeo" ] && return
+  refresh_package_lists
+  local libraries
+  mapfile -t libraries < <(apt-get install -sq --no-install-recommends skopeo |
+    awk '$1 == "Inst" && $2 ~ /^lib(assuan|devmapper|gpg-error|gpgme|subid)/ { print $2 }')
+  need_tool skopeo usr/bin/skopeo "${libraries[@]}"
 }
 
 # need_newer_tool PACKAGE PATH: as need_tool, from Debian's newest suite, where this machine's has the
@@ -125,6 +139,8 @@ setup_tests() {
   need_packages ca-certificates libnftables1 libseccomp2 procps git mmdebstrap
   need_tool busybox-static bin/busybox
   need_tool docker-registry usr/bin/docker-registry
+  need_tool umoci usr/bin/umoci
+  need_skopeo
   need_newer_tool docker-compose usr/libexec/docker/cli-plugins/docker-compose
   if ! command -v docker >/dev/null; then
     need_tool docker.io usr/bin/docker
