@@ -13,6 +13,7 @@ from common.errors import InvalidArgument
 from compat_api.container_create import create_request, parse_config, update_request
 from compat_api.container_json import inspect_body, list_body
 from compat_api.errors import prefixed
+from compat_api.reference import check_tag
 from compat_api.request import Request
 from compat_api.routes import Answer, Empty, Json, Route
 from lifecycle._pb import containers_pb2 as pb
@@ -20,6 +21,8 @@ from lifecycle._pb import containers_pb2 as pb
 WAIT_CONDITIONS = frozenset(("not-running", "next-exit", "removed"))
 # A start request with a body longer than this has a HostConfig in it, as was allowed long ago.
 MAX_START_BODY = 7
+# No client sends it: versions/v1_44.py sets it for those whose read-only binds are not recursive.
+READ_ONLY_NON_RECURSIVE = "read-only-non-recursive"
 
 
 async def create(request: Request) -> Answer:
@@ -27,6 +30,7 @@ async def create(request: Request) -> Answer:
     asked, warnings = create_request(
         body, name=request.text("name"), platform=request.text("platform")
     )
+    asked.read_only_non_recursive = request.flag(READ_ONLY_NON_RECURSIVE)
     reply = await request.engine.containers.Create(asked)
     all_warnings = [*reply.warnings, *warnings, *request.warnings]
     return Json({"Id": reply.id, "Warnings": all_warnings}, 201)
@@ -61,7 +65,7 @@ async def start(request: Request) -> Answer:
             "removed in v1.24"
         )
     if request.text("checkpoint"):
-        raise InvalidArgument("checkpoints are not supported by this engine")
+        raise InvalidArgument("checkpoint is only supported in experimental mode")
     reply = await request.engine.containers.Start(pb.StartRequest(ref=request.name))
     return Empty(304 if reply.was_running else 204)
 
@@ -166,7 +170,7 @@ def wait_body(reply: pb.WaitReply) -> dict[str, Any]:
 
 async def commit(request: Request) -> Answer:
     body = await request.json()
-    repository, tag = request.text("repo"), request.text("tag")
+    repository, tag = request.text("repo"), check_tag(request.text("tag"))
     asked = pb.CommitRequest(
         ref=request.text("container"),
         reference=f"{repository}:{tag}" if repository and tag else repository,

@@ -316,14 +316,17 @@ class ImageService:
 
     # ---- containers
 
-    async def prepare_container(self, container_id: str, image: Image) -> list[Mount]:
-        """The mounts that make the container's root; its directories are there afterwards."""
-        self._store.add_container(container_id, image.top_layer)
+    async def prepare_container(self, container_id: str, image: Image | None) -> list[Mount]:
+        """The mounts that make the container's root, which is empty without an image; its
+        directories are there afterwards.
+        """
+        chain_ids = image.chain_ids if image else ()
+        self._store.add_container(container_id, image.top_layer if image else None)
         if self._snapshots.driver == COPY:
             return await asyncio.to_thread(
-                self._snapshots.prepare_container, container_id, image.chain_ids
+                self._snapshots.prepare_container, container_id, chain_ids
             )
-        return self._snapshots.prepare_container(container_id, image.chain_ids)
+        return self._snapshots.prepare_container(container_id, chain_ids)
 
     def container_mounts(self, container_id: str) -> list[Mount]:
         """What ``prepare_container`` said, for a container that has it: needs no image."""

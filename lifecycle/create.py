@@ -16,7 +16,6 @@ from contextlib import ExitStack
 
 from common.errors import InternalError, InvalidArgument
 from common.ids import new_id, short
-from images.model import Image, ImageConfig
 from lifecycle import (
     capabilities,
     joined,
@@ -44,7 +43,8 @@ async def create(engine: Engine, request: pb.CreateContainerRequest) -> pb.Creat
     warnings = check(engine, config, host)
     image = engine.images.resolve(config.image, request.platform or None) if config.image else None
     fill_host_defaults(engine, host)
-    merge_image(config, image.config if image else ImageConfig())
+    if image:
+        merge_image(config, image.config)
     command = _command(config)
     _check_options(host)
     links.resolve(engine.containers, host)
@@ -74,6 +74,7 @@ async def create(engine: Engine, request: pb.CreateContainerRequest) -> pb.Creat
         sources = mountpoints.Sources(
             container_id,
             engine.volumes,
+            request.read_only_non_recursive,
             lambda reference: engine.containers.find(reference).record,
             engine.images.resolve,
             lambda image: engine.images.details.image_snapshot(image).get("MergedDir", ""),
@@ -83,7 +84,7 @@ async def create(engine: Engine, request: pb.CreateContainerRequest) -> pb.Creat
             record.log_path = f"{record.directory}/{container_id}-json.log"
         os.makedirs(record.directory, mode=0o710)
         undo.callback(shutil.rmtree, record.directory)
-        await _prepare_snapshot(engine, container_id, image, undo)
+        await engine.images.prepare_container(container_id, image)
         await _fill_volumes(engine, record)
         container = Container(record)
         engine.containers.add(container)
@@ -91,14 +92,6 @@ async def create(engine: Engine, request: pb.CreateContainerRequest) -> pb.Creat
         engine.volumes.release(container_id)
     engine.publish(container, "create")
     return pb.CreateContainerReply(id=container_id, warnings=warnings)
-
-
-async def _prepare_snapshot(
-    engine: Engine, container_id: str, image: Image | None, undo: ExitStack
-) -> None:
-    if image is None:
-        raise InvalidArgument("config cannot be empty in order to create a container")
-    await engine.images.prepare_container(container_id, image)
 
 
 async def _fill_volumes(engine: Engine, record: pb.Container) -> None:
@@ -189,7 +182,10 @@ def _fill_hostname(config: pb.Config, host: pb.HostConfig, container_id: str) ->
 
 
 def _endpoints(host: pb.HostConfig, given: Sequence[EndpointSettings]) -> list[EndpointSettings]:
-    """What each network is asked for; the network of --network is always among them."""
+    """What each network is asked for: those given, or else that of --network.
+
+    A host's network goes with whatever is given: its container has no namespace to plug into.
+    """
     if host.network_mode.startswith("container:"):
         return []
     endpoints = {item.network: item for item in given}
@@ -197,6 +193,6 @@ def _endpoints(host: pb.HostConfig, given: Sequence[EndpointSettings]) -> list[E
         main = endpoints.pop("default")
         main.network = host.network_mode
         endpoints.setdefault(host.network_mode, main)
-    if host.network_mode not in endpoints:
+    if not endpoints or (host.network_mode == "host" and "host" not in endpoints):
         endpoints[host.network_mode] = EndpointSettings(network=host.network_mode)
     return list(endpoints.values())

@@ -73,6 +73,7 @@ class Sources:
 
     holder: str  # its id: volumes count as used by it from now on
     volumes: VolumeService
+    read_only_non_recursive: bool
     find: Callable[[str], pb.Container]  # another container, of --volumes-from
     find_image: Callable[[str], Image]
     image_path: Callable[[Image], str]  # a name for where its files are
@@ -94,6 +95,8 @@ async def resolve(config: pb.Config, host: pb.HostConfig, sources: Sources) -> l
         if point.destination in explicit or point.destination in host.tmpfs:
             raise InvalidArgument(f"Duplicate mount point: {point.destination}")
         explicit.add(point.destination)
+        if point.type == "bind" and not point.read_write:
+            point.read_only_non_recursive = sources.read_only_non_recursive
         points[point.destination] = point
     for text in config.volumes.values:
         destination = posixpath.normpath(text)
@@ -245,7 +248,8 @@ def _bind(point: pb.MountPoint, source: str, asked: pb.Mount) -> Json:
     recursive = not asked.bind.non_recursive
     options = ["rbind" if recursive else "bind", point.propagation or "rprivate"]
     if not point.read_write or point.type == "image":
-        plain = asked.bind.read_only_non_recursive or not recursive
+        writable_below = point.read_only_non_recursive or asked.bind.read_only_non_recursive
+        plain = writable_below or not recursive
         options.append("ro" if plain else "rro")
     return {
         "destination": point.destination,

@@ -19,6 +19,7 @@ from pathlib import Path
 from runtime import hooks, init, listener, namespaces, state, syscalls
 from runtime.cgroups import CgroupError, Manager, with_default_devices
 from runtime.cgroups import manager as cgroup_manager
+from runtime.cgroups.files import WriteFailed
 from runtime.channel import Channel, Message
 from runtime.errors import INIT_PREFIX, RuntimeFailure
 from runtime.preparation import Preparation
@@ -167,6 +168,9 @@ def hook_state(saved: State, status: str) -> bytes:
     )
 
 
+LIMIT_PREFIX = f"{INIT_PREFIX}error setting cgroup config for procHooks process: "
+
+
 def cgroup_path(spec: Spec, container_id: str) -> str:
     """As runc with the cgroupfs driver: a path from the hierarchies' roots, or the id."""
     return spec.linux.cgroups_path or f"/{container_id}"
@@ -190,8 +194,10 @@ def _limit(manager: Manager, spec: Spec) -> None:
     try:
         manager.apply(with_default_devices(spec.linux.resources))
     except CgroupError as error:
-        what = f"{INIT_PREFIX}error setting cgroup config for procHooks process: "
-        raise RuntimeFailure("cgroup", f"{what}{error}") from error
+        raise RuntimeFailure("cgroup", f"{LIMIT_PREFIX}{error}") from error
+    except WriteFailed as error:
+        what = f'{LIMIT_PREFIX}failed to write "{error.value}": write {error.filename}'
+        raise RuntimeFailure.from_os("cgroup", error, what) from error
     except OSError as error:
         what = "unable to apply cgroup configuration"
         raise RuntimeFailure.from_os("cgroup", error, what) from error

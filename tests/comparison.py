@@ -37,6 +37,7 @@ class Question:
     start: bool = False
     stop: bool = False
     update: Json = field(default_factory=dict)
+    version: str = "1.51"
 
 
 # What depends on the machine or the moment, by its last names.
@@ -61,7 +62,7 @@ def ask(engine: Engine, question: Question) -> Json:
         "HostConfig": question.host,
         "NetworkingConfig": question.networking,
     }
-    target = f"/v1.51/containers/create?name={name}&{question.query}"
+    target = f"/v{question.version}/containers/create?name={name}&{question.query}"
     answer = engine.api("POST", target, body)
     told: list[Any] = []
     if answer.status != 201:

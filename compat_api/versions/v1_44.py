@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from common.errors import InvalidArgument
+from compat_api.containers import READ_ONLY_NON_RECURSIVE
 from compat_api.endpoint_checks import is_user_defined
 from compat_api.times import ZERO_TIME
 from compat_api.versions import Change
@@ -74,15 +75,16 @@ class RecursiveReadOnly(Change):
 
     endpoints = (CREATE,)
 
+    def lift_query(self, query: dict[str, list[str]], request: Request) -> None:
+        query[READ_ONLY_NON_RECURSIVE] = ["1"]
+
     def lift_body(self, body: dict[str, Any], request: Request) -> None:
         for mount in mounts(body):
-            if mount.get("Type") != "bind":
-                continue
-            options = mount.get("BindOptions") or {}
-            if isinstance(options, dict) and options.get("ReadOnlyForceRecursive"):
+            options = section(mount, "BindOptions")
+            if mount.get("Type") == "bind" and options.get("ReadOnlyForceRecursive"):
                 raise InvalidArgument("BindOptions.ReadOnlyForceRecursive needs API v1.44 or newer")
-            if isinstance(options, dict) and mount.get("ReadOnly"):
-                mount["BindOptions"] = {**options, "ReadOnlyNonRecursive": True}
+            if mount.get("Type") == "bind" and mount.get("ReadOnly"):
+                options["ReadOnlyNonRecursive"] = True  # shown only where options were given
 
 
 class SeveralEndpoints(Change):

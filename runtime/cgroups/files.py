@@ -13,13 +13,25 @@ from collections.abc import Iterable
 UNLIMITED_FROM = 1 << 62
 
 
+class WriteFailed(OSError):
+    """The kernel did not take ``value``."""
+
+    value = ""
+
+
+def _failed(error: OSError, path: str, value: str) -> WriteFailed:
+    failed = WriteFailed(error.errno, error.strerror, path)
+    failed.value = value
+    return failed
+
+
 def write(path: str, value: str) -> None:
     """One write(2); the kernel takes a control file's value as one call or not at all."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, value.encode())
     except OSError as error:
-        raise OSError(error.errno, error.strerror, path) from None
+        raise _failed(error, path, value) from None
     finally:
         os.close(fd)
 
@@ -72,7 +84,7 @@ def read_keyed(path: str) -> dict[str, int]:
 def write_sequence(directory: str, writes: Iterable[tuple[str, str]]) -> None:
     """Many (file, value) writes in order; a file that repeats is opened once."""
     opened: dict[str, int] = {}
-    path = directory
+    path, value = directory, ""
     try:
         for name, value in writes:
             path = f"{directory}/{name}"
@@ -80,7 +92,7 @@ def write_sequence(directory: str, writes: Iterable[tuple[str, str]]) -> None:
                 opened[name] = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
             os.write(opened[name], value.encode())
     except OSError as error:
-        raise OSError(error.errno, error.strerror, path) from None
+        raise _failed(error, path, value) from None
     finally:
         for fd in opened.values():
             os.close(fd)

@@ -328,4 +328,77 @@ QUESTIONS: list[Question] = [
     *updates({"NanoCpus": 500000000}, {"CpuQuota": 50000}, {"CpuPeriod": 50000}),
     *updates({"AutoRemove": True}, {"RestartPolicy": {"Name": "always"}}),
     *updates({"PidsLimit": 10}, {"PidsLimit": 0}),
+    *(
+        Question(f"v{version} {host}", host=host, version=version)
+        for version in ("1.24", "1.43", "1.44")
+        for host in (
+            {"Binds": ["/tmp:/x:ro"]},
+            {"Mounts": [{"Type": "bind", "Source": "/tmp", "Target": "/x", "ReadOnly": True}]},
+            {
+                "Mounts": [
+                    {
+                        "Type": "bind",
+                        "Source": "/tmp",
+                        "Target": "/x",
+                        "ReadOnly": True,
+                        "BindOptions": {"Propagation": "rprivate", "NonRecursive": True},
+                    }
+                ]
+            },
+            {
+                "Mounts": [
+                    {
+                        "Type": "bind",
+                        "Source": "/tmp",
+                        "Target": "/x",
+                        "ReadOnly": True,
+                        "BindOptions": {"ReadOnlyForceRecursive": True},
+                    }
+                ]
+            },
+            {"Annotations": {"a": "b"}},
+            {"ConsoleSize": [24, 80]},
+            {"CgroupnsMode": "private"},
+            {"Sysctls": {"net.ipv4.conf.eth0.forwarding": "1"}},
+            {"VolumeDriver": "local", "Binds": ["/tmp:/x"]},
+        )
+    ),
+    *(
+        Question(f"v{version} {config}", config=config, version=version)
+        for version in ("1.24", "1.43")
+        for config in (
+            {"MacAddress": "02:42:ac:11:00:97"},
+            {"Healthcheck": {"Test": ["CMD", "true"], "StartInterval": 1000000000}},
+        )
+    ),
+    *(
+        Question(f"endpoint {mode} {endpoints}", {"NetworkMode": mode}, {}, endpoints)
+        for mode, endpoints in (
+            ("bridge", {"EndpointsConfig": {"bridge": {"Links": ["nonesuch:x"]}}}),
+            ("bridge", {"EndpointsConfig": {"bridge": {"MacAddress": "x"}}}),
+            ("bridge", {"EndpointsConfig": {"bridge": {"GwPriority": 5}}}),
+            ("bridge", {"EndpointsConfig": {"bridge": {"DriverOpts": {"a": "b"}}}}),
+            ("bridge", {"EndpointsConfig": {"nonesuch": {"Aliases": ["x"]}}}),
+            ("nonesuch", {"EndpointsConfig": {"nonesuch": {"Aliases": ["x", "y"]}}}),
+            ("nonesuch", {"EndpointsConfig": {"nonesuch": {"Aliases": [""]}}}),
+            ("host", {"EndpointsConfig": {"host": {"Aliases": ["x"]}}}),
+            ("none", {"EndpointsConfig": {"none": {"Aliases": ["x"]}}}),
+            ("none", {"EndpointsConfig": {"bridge": {}}}),
+            ("host", {"EndpointsConfig": {"host": {"IPAMConfig": {"IPv4Address": "1.2.3.4"}}}}),
+            ("container:x", {"EndpointsConfig": {"bridge": {"Aliases": ["x"]}}}),
+        )
+    ),
+    *started(
+        StorageOpt=[{"size": "1G"}],
+        BlkioWeightDevice=[[{"Path": "/dev/null", "Weight": 300}]],
+        BlkioDeviceWriteBps=[[{"Path": "/nope", "Rate": 1000}]],
+        BlkioDeviceReadIOps=[[{"Path": "/nope", "Rate": 1000}]],
+        BlkioDeviceWriteIOps=[[{"Path": "/nope", "Rate": 1000}]],
+    ),
+    *hosts(
+        BlkioDeviceWriteBps=[[{"Path": "/dev/null", "Rate": 1000}]],
+        BlkioDeviceReadIOps=[[{"Path": "/dev/null", "Rate": 1000}]],
+        BlkioDeviceWriteIOps=[[{"Path": "/dev/null", "Rate": 1000}]],
+        CpuRealtimeRuntime=[1000],
+    ),
 ]

@@ -59,6 +59,18 @@ def test_create_image(engine: Engine, image: str, status: int, message: str) -> 
     assert (answer.status, answer.message) == (status, message)
 
 
+def test_without_an_image_the_root_is_empty(engine: Engine, name: str) -> None:
+    made = engine.api("POST", f"/containers/create?name={name}", {"Image": "", "Cmd": ["x"]})
+    assert made.status == 201
+    shown = engine.inspect(name)
+    assert (shown["Image"], shown["Config"]["Image"], shown["Config"]["Env"]) == ("", "", None)
+    assert engine.api("GET", f"/containers/{name}/changes").json() is None
+    begun = engine.api("POST", f"/containers/{name}/start")
+    assert begun.status == 400
+    assert 'exec: "x": executable file not found in $PATH' in begun.message
+    engine.docker("rm", name)
+
+
 @pytest.mark.parametrize("name", ["bad/name", "a", "-x", "ümlaut"])
 def test_create_name(engine: Engine, name: str) -> None:
     quoted = name.replace("ü", "%C3%BC")

@@ -9,6 +9,7 @@ import pytest
 
 from common.errors import InvalidArgument
 from compat_api.container_create import VOLUME_DRIVER_WARNING, create_request
+from compat_api.containers import READ_ONLY_NON_RECURSIVE
 from compat_api.endpoint_checks import ENDPOINT_SYSCTLS
 from compat_api.release import NEWEST, OLDEST
 from compat_api.resources import ROUTES
@@ -143,9 +144,11 @@ def test_defaults_that_changed() -> None:
     assert body["HostConfig"]["IpcMode"] == "shareable"
     assert "ConsoleSize" not in body["HostConfig"]
     assert "AutoRemove" not in body["HostConfig"]
-    body = {"HostConfig": {"Mounts": [{"Type": "bind", "ReadOnly": True}]}}
-    lift((1, 43), CREATE, body)
-    assert body["HostConfig"]["Mounts"][0]["BindOptions"] == {"ReadOnlyNonRecursive": True}
+    query: dict[str, list[str]] = {}
+    lift_query((1, 44), CREATE, query)
+    assert READ_ONLY_NON_RECURSIVE not in query
+    lift_query((1, 43), CREATE, query)
+    assert query[READ_ONLY_NON_RECURSIVE] == ["1"]
 
 
 def test_parameters_that_old_versions_ignore() -> None:
