@@ -224,7 +224,7 @@ def summary_body(container: pb.Container, now: int) -> dict[str, Any]:
         "Command": command_text(container),
         "Created": container.created // 1_000_000_000,
         "Ports": listed_ports(container.ports),
-        **size_fields(container),
+        **{name: size for name, size in size_fields(container).items() if size},
         "Labels": dict(container.config.labels),
         "State": STATUS_NAMES[container.state.status],
         "Status": status_text(container.state, now),
@@ -232,8 +232,16 @@ def summary_body(container: pb.Container, now: int) -> dict[str, Any]:
         "NetworkSettings": {
             "Networks": {item.network: listed_endpoint_body(item) for item in container.endpoints}
         },
-        "Mounts": [mount_body(mount) for mount in container.mounts],
+        "Mounts": [listed_mount_body(mount) for mount in container.mounts],
     }
+
+
+def listed_mount_body(mount: pb.MountPoint) -> dict[str, Any]:
+    """A mount in a list, which does not tell where a volume is."""
+    body = mount_body(mount)
+    if mount.type == "volume":
+        body["Source"] = ""
+    return body
 
 
 def command_text(container: pb.Container) -> str:

@@ -26,6 +26,11 @@ def go_architecture() -> str:
     return _GO_ARCHITECTURES.get(machine, machine)
 
 
+def limits_kernel_memory(*, tcp: bool = False) -> bool:
+    """Whether the kernel has limits of its own memory, which cgroup v2 has not."""
+    return os.path.exists(f"/sys/fs/cgroup/memory/memory.kmem{'.tcp' * tcp}.limit_in_bytes")
+
+
 def cpu_count() -> int:
     return len(os.sched_getaffinity(0))
 

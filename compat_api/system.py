@@ -101,6 +101,7 @@ def _kernel_facts(info: pb.Info) -> dict[str, Any]:
         "OomKillDisable": info.oom_kill_disable,
         "CgroupDriver": info.cgroup_driver,
         "CgroupVersion": info.cgroup_version,
+        **({"KernelMemoryTCP": True} if host.limits_kernel_memory(tcp=True) else {}),
     }
 
 

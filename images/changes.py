@@ -16,7 +16,7 @@ from dataclasses import replace
 from common.errors import InvalidArgument
 from images.model import Healthcheck, ImageConfig
 
-_PORT = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?(?:/(tcp|udp|sctp))?", re.IGNORECASE)
+_PORT = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?(?:/(\w+))?", re.ASCII)
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 _UNITS = {
     "ns": 1,
@@ -115,8 +115,10 @@ def _expose(config: ImageConfig, text: str) -> ImageConfig:
         first = int(match[1]) if match else 0
         last = int(match[2] or first) if match else 0
         if match is None or not 0 < first <= last <= 65535:
-            raise InvalidArgument(f"invalid containerPort: {word}")
+            raise InvalidArgument(f"Invalid containerPort: {word.partition('/')[0]}")
         protocol = (match[3] or "tcp").lower()
+        if protocol not in ("tcp", "udp", "sctp"):
+            raise InvalidArgument(f"Invalid proto: {match[3]}")
         ports.update((f"{port}/{protocol}", None) for port in range(first, last + 1))
     return replace(config, exposed_ports=tuple(ports))
 

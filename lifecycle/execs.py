@@ -93,7 +93,8 @@ async def start(engine: Engine, request: pb.StartExecRequest) -> pb.StartExecRep
     with engine.streams.claimed(request.stream.token) as descriptor:
         execution = find(engine, request.id)
         if execution.was_started:
-            raise Conflict(f"exec command {request.id} has already run")
+            ran = "is already running" if execution.running else "has already run"
+            raise Conflict(f"exec command {request.id} {ran}")
         require_running(execution.container)
         execution.was_started = True
         tty = request.tty

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from common.errors import InvalidArgument, NotFound
+from common.errors import InternalError, InvalidArgument, NotFound
 from lifecycle import filters as filtering
 from lifecycle import status
 from lifecycle._pb import containers_pb2 as pb
@@ -128,16 +128,22 @@ def _status(values: Sequence[str]) -> Test:
     by_name = {name: number for number, name in status.NAMES.items()}
     for value in values:
         if value not in by_name:
-            raise InvalidArgument(f"invalid filter 'status={value}'")
+            raise InvalidArgument(
+                f"invalid filter 'status={value}': invalid value for state ({value}): must be one "
+                "of created, running, paused, restarting, removing, exited, dead"
+            )
     chosen = {by_name[value] for value in values}
     return lambda container: container.status in chosen
 
 
 def _exited(values: Sequence[str]) -> Test:
-    try:
-        codes = {int(value) for value in values}
-    except ValueError as error:
-        raise InvalidArgument(f"invalid filter 'exited={values[0]}'") from error
+    for value in values:
+        if not re.fullmatch("[+-]?[0-9]+", value):
+            raise InvalidArgument(
+                f"invalid filter 'exited={value}': "
+                f'strconv.Atoi: parsing "{value}": invalid syntax'
+            )
+    codes = {int(value) for value in values}
     return lambda c: (
         not _is_up(c) and c.status != status.CREATED and c.record.state.exit_code in codes
     )
@@ -146,7 +152,10 @@ def _exited(values: Sequence[str]) -> Test:
 def _health(values: Sequence[str]) -> Test:
     for value in values:
         if value not in ("starting", "healthy", "unhealthy", "none"):
-            raise InvalidArgument(f"invalid filter 'health={value}'")
+            raise InvalidArgument(
+                f"invalid filter 'health={value}': invalid value for health ({value}): must be one "
+                "of none, starting, healthy, unhealthy"
+            )
 
     def test(container: Container) -> bool:
         state = container.record.state
@@ -169,32 +178,45 @@ def _resources(wanted: Filters) -> Iterable[Test]:
             for endpoint in c.record.endpoints
         )
     if "publish" in wanted:
-        published = [_port(text) for text in wanted["publish"]]
-        yield lambda c: any(_is_published(c, *port) for port in published)
+        published = set().union(*(_ports("publish", text) for text in wanted["publish"]))
+        yield lambda c: not published.isdisjoint(_published(c))
     if "expose" in wanted:
-        exposed = {_port(text)[0] for text in wanted["expose"]}
-        yield lambda c: bool(exposed.intersection(c.record.config.exposed_ports.values))
+        exposed = set().union(*(_ports("expose", text) for text in wanted["expose"]))
+        yield lambda c: any(binding.port in exposed for binding in c.record.ports)
 
 
-def _port(text: str) -> tuple[str, str]:
-    """``80/tcp`` and its number; the protocol is tcp where none is named."""
-    number, _, protocol = text.partition("/")
-    if not number.isdigit():
-        raise InvalidArgument(f"invalid port: {text}")
-    return f"{number}/{protocol or 'tcp'}", number
+def _ports(key: str, text: str) -> set[str]:
+    """``80``, ``80/udp`` or ``80-90/tcp``, each port with its protocol; tcp if none is named."""
+    if ":" in text:
+        raise InternalError(f"filter for '{key}' should not contain ':': {text}")
+    numbers, _, protocol = text.partition("/")
+    where = f"error while looking up for {key} {text}: "
+    if not numbers:
+        raise InternalError(where + "Empty string specified for ports.")
+    first, dash, last = numbers.partition("-")
+    low = _number(first, where)
+    high = _number(last, where) if dash else low
+    if high < low:
+        raise InternalError(f"{where}Invalid range specified for the Port: {numbers}")
+    return {f"{number}/{protocol.lower() or 'tcp'}" for number in range(low, high + 1)}
 
 
-def _is_published(container: Container, port: str, number: str) -> bool:
-    bindings = [*container.record.ports, *container.record.host_config.port_bindings]
-    protocol = port.partition("/")[2]
-    return any(
-        binding.port == port
-        or (
-            binding.port.endswith(f"/{protocol}")
-            and any(host.host_port == number for host in binding.host)
-        )
-        for binding in bindings
-    )
+def _number(text: str, where: str) -> int:
+    # Docker lets Go's parser error through unclassified, which makes it a 500.
+    if not (text.isascii() and text.isdecimal()):
+        raise InternalError(f'{where}strconv.ParseUint: parsing "{text}": invalid syntax')
+    if int(text) > 65535:
+        raise InternalError(f'{where}strconv.ParseUint: parsing "{text}": value out of range')
+    return int(text)
+
+
+def _published(container: Container) -> set[str]:
+    """Ports of the host, with their protocols."""
+    return {
+        f"{host.host_port}/{binding.port.partition('/')[2]}"
+        for binding in container.record.ports
+        for host in binding.host
+    }
 
 
 def prunable(table: ContainerTable, filters: Iterable[Filter]) -> list[Container]:

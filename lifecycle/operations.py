@@ -133,9 +133,7 @@ async def restart(
 async def kill(engine: Engine, container: Container, signal: str) -> None:
     number = signals.parse(signal or "KILL")
     if not container.has_process or container.shim is None:
-        raise Conflict(
-            f"cannot kill container: {container.id}: container {container.id} is not running"
-        )
+        raise Conflict(f"container {container.id} is not running")
     stop_signal = signals.parse(container.record.config.stop_signal or "TERM")
     if number in (SIGKILL, stop_signal):
         container.stopping = True
@@ -153,7 +151,7 @@ async def kill(engine: Engine, container: Container, signal: str) -> None:
 async def pause(engine: Engine, container: Container) -> None:
     async with container.lock:
         if container.status == status.PAUSED:
-            raise Conflict(f"container {container.id} is already paused")
+            raise Conflict(f"Container {container.id} is already paused")
         if not container.has_process or container.shim is None:
             raise Conflict(f"container {container.id} is not running")
         await container.shim.call("pause")
@@ -177,7 +175,10 @@ async def unpause(engine: Engine, container: Container) -> None:
 async def rename(engine: Engine, container: Container, new: str) -> None:
     if not new:
         raise InvalidArgument("Neither old nor new names may be empty")
-    new = names.check(new)
+    try:
+        new = names.check(f"/{new.removeprefix('/')}")
+    except InvalidArgument as error:
+        raise InvalidArgument(f"Error when allocating new name: {error}") from error
     async with container.lock:
         old = container.name
         if new == old:

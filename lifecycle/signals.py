@@ -23,8 +23,10 @@ def parse(text: str) -> int:
     """The number of ``9``, ``KILL`` or ``SIGKILL`` in any case; Docker's error otherwise."""
     if text.isascii() and text.isdigit():
         number = int(text)
-        if not 0 < number <= _RTMAX:
+        if number == 0:
             raise InvalidArgument(f"invalid signal: {text}")
+        if number > _RTMAX:
+            raise InvalidArgument(f"the linux daemon does not support signal {text}")
         return number
     found = NUMBERS.get(text.upper().removeprefix("SIG"))
     if found is None:

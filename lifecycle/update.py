@@ -14,6 +14,14 @@ from lifecycle.engine import Engine
 from lifecycle.spec_resources import resources
 
 _CPU_BANDWIDTH = ("cpu_period", "cpu_quota")
+# All others, such as devices and ulimits, are accepted and ignored.
+_CHANGEABLE = frozenset(
+    (
+        *("blkio_weight", "cpu_shares", "nano_cpus", "cpu_period", "cpu_quota", "pids_limit"),
+        *("cpu_realtime_period", "cpu_realtime_runtime", "cpuset_cpus", "cpuset_mems"),
+        *("memory", "memory_swap", "memory_reservation"),
+    )
+)
 
 
 async def update(engine: Engine, container: Container, request: pb.UpdateRequest) -> pb.UpdateReply:
@@ -46,14 +54,9 @@ async def _update(engine: Engine, container: Container, request: pb.UpdateReques
 
 
 def merge(current: pb.Resources, wanted: pb.Resources) -> None:
-    """Every field of ``wanted`` that says something."""
+    """Every field of ``wanted`` that says something and can be changed."""
     for descriptor, value in wanted.ListFields():
-        if descriptor.is_repeated:
-            current.ClearField(descriptor.name)
-            getattr(current, descriptor.name).extend(value)
-        elif descriptor.message_type is not None:
-            getattr(current, descriptor.name).CopyFrom(value)
-        else:
+        if descriptor.name in _CHANGEABLE:
             setattr(current, descriptor.name, value)
     if wanted.nano_cpus:
         for name in _CPU_BANDWIDTH:

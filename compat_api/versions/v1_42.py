@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from compat_api import host
 from compat_api.hijack import MULTIPLEXED, RAW
 from compat_api.versions import Change
 from compat_api.versions.edits import (
     CREATE,
     DISK_USAGE,
     IMAGE_LIST,
+    INFO,
     UnknownParameters,
     mounts,
     section,
@@ -74,6 +76,17 @@ class ConsoleSize(Change):
         section(body, "HostConfig").pop("ConsoleSize", None)
 
 
+class KernelMemoryInfo(Change):
+    """/info lost the kernel's ability to limit its own memory."""
+
+    endpoints = (INFO,)
+
+    def lower_body(self, body: Any, request: Request) -> Any:
+        if host.limits_kernel_memory():
+            body["KernelMemory"] = True
+        return body
+
+
 class MountOptions(Change):
     """CreateMountpoint came, and options of another type than the mount's became an error."""
 
@@ -108,6 +121,7 @@ CHANGES = (
     MultiplexedContentType(),
     WebSocketStreams(),
     ConsoleSize(),
+    KernelMemoryInfo(),
     MountOptions(),
     PruneNamedVolumes(),
 )

@@ -35,7 +35,8 @@ class ExpectedCommits(Change):
 
     def lower_body(self, body: Any, request: Request) -> Any:
         for name in ("ContainerdCommit", "RuncCommit", "InitCommit"):
-            body[name]["Expected"] = body[name]["ID"]
+            if body[name]["ID"]:
+                body[name]["Expected"] = body[name]["ID"]
         return body
 
 

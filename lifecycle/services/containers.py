@@ -136,7 +136,9 @@ class Containers(ContainersServicer):
 
     async def Top(self, request: pb.ContainerRef, context: Context) -> pb.ProcessIds:
         found = self._find(request.ref)
-        return pb.ProcessIds(pids=operations.process_ids(self._engine, found))
+        pids = operations.process_ids(self._engine, found)
+        self._engine.publish(found, "top")
+        return pb.ProcessIds(pids=pids)
 
     async def GetStats(self, request: pb.ContainerRef, context: Context) -> pb.Stats:
         return await view.stats(self._find(request.ref))

@@ -50,8 +50,9 @@ def test_changes() -> None:
     [
         ("RUN x", "RUN is not a valid change command"),
         ("CMD", "CMD requires at least one argument"),
-        ("EXPOSE 0", "invalid containerPort: 0"),
-        ("EXPOSE 80/icmp", "invalid containerPort: 80/icmp"),
+        ("EXPOSE 0", "Invalid containerPort: 0"),
+        ("EXPOSE x/tcp", "Invalid containerPort: x"),
+        ("EXPOSE 80/icmp", "Invalid proto: icmp"),
         ("ENV A", "ENV must have two arguments"),
         ("HEALTHCHECK CMD", "missing command after HEALTHCHECK CMD"),
         ("HEALTHCHECK --interval=x CMD y", 'invalid duration "x"'),
