@@ -92,15 +92,19 @@ class Endpoint:
         finally:
             connection.close()
 
-    def create(self, *command: str, **host_config: Any) -> str:
+    def create(self, *command: str, name: str = "", **host_config: Any) -> str:
         body = {"Image": IMAGE, "Cmd": list(command), "HostConfig": host_config}
-        target = f"/containers/create?name=bench-{secrets.token_hex(6)}"
+        body["ExposedPorts"] = {port: {} for port in host_config.get("PortBindings", ())}
+        target = f"/containers/create?name={name or f'bench-{secrets.token_hex(6)}'}"
         return str(self.call("POST", target, body).json()["Id"])
 
-    def start(self, *command: str, **host_config: Any) -> str:
-        container = self.create(*command, **host_config)
+    def start(self, *command: str, name: str = "", **host_config: Any) -> str:
+        container = self.create(*command, name=name, **host_config)
         self.call("POST", f"/containers/{container}/start")
         return container
+
+    def inspect(self, container: str) -> Any:
+        return self.call("GET", f"/containers/{container}/json").json()
 
     def remove(self, container: str) -> None:
         target = f"/containers/{container}?force=1&v=1"
@@ -108,6 +112,16 @@ class Endpoint:
         # 404 and 409: somebody else has removed it, or is about to.
         if answer.status not in (204, 404, 409):
             raise RuntimeError(f"DELETE {target}: {answer.status} {answer.body!r}")
+
+    @contextmanager
+    def network(self) -> Iterator[str]:
+        """A network of its own, with names; whoever is on it must be gone at the end."""
+        name = f"bench-{secrets.token_hex(6)}"
+        self.call("POST", "/networks/create", {"Name": name})
+        try:
+            yield name
+        finally:
+            self.call("DELETE", f"/networks/{name}")
 
     def prepare(self) -> None:
         archive = docker_archive([IMAGE], [busybox_layer()])

@@ -6,9 +6,11 @@ from bench.job import Job
 from bench.jobs import images
 from bench.jobs.churn import Churn
 from bench.jobs.command import Exec, RunBridge, RunNone, RunPublished
+from bench.jobs.crowd import Names, StartInCrowd
 from bench.jobs.files import Commit, CopyIn, CopyOut
 from bench.jobs.memory import Memory
 from bench.jobs.output import Attach, Logs
+from bench.jobs.ports import PortThroughput
 from bench.jobs.scale import StartAmong
 
 JOBS: tuple[type[Job], ...] = (
@@ -18,6 +20,9 @@ JOBS: tuple[type[Job], ...] = (
     RunPublished,
     Churn,
     StartAmong,
+    StartInCrowd,
+    Names,
+    PortThroughput,
     Logs,
     Attach,
     CopyIn,
