@@ -90,6 +90,28 @@ need_newer_tool() {
   [ -x "$tools/$2" ] || die "Debian package $1 has no $2"
 }
 
+# need_programs NAME...: Debian packages with the libraries that they need, unpacked below
+# .cache/programs for an image of the tests. Left out are libraries for what the tests do not use:
+# PostgreSQL's compiler and its Perl.
+need_programs() {
+  local programs=$cache/programs libraries package
+  [ -e "$programs/.complete" ] && return
+  say "fetching programs for the tests: $*"
+  refresh_package_lists
+  local options=(--recurse --no-recommends --no-suggests --no-conflicts --no-breaks --no-replaces --no-enhances)
+  libraries=$(apt-cache depends "${options[@]}" "$@" |
+    grep -E '^(lib|zlib|lua|redis-tools|postgresql-(client-)?[0-9]+$)' | grep -vE '^lib(llvm|z3|perl|elogind)' | sort -u)
+  rm -rf "$programs" "$cache/download"
+  mkdir -p "$programs" "$cache/download"
+  # shellcheck disable=SC2086 # several words
+  (cd "$cache/download" && apt-get download -q -o APT::Sandbox::User=root "$@" $libraries >/dev/null)
+  for package in "$cache/download"/*.deb; do
+    dpkg -x "$package" "$programs"
+  done
+  rm -rf "$cache/download" "$programs"/usr/share/{doc,man,locale,lintian,perl5} "$programs"/usr/lib/postgresql/*/lib/bitcode
+  touch "$programs/.complete"
+}
+
 # The first python3 of PATH if it is recent enough and complete, else Debian's own.
 find_python() {
   local candidate
@@ -141,6 +163,7 @@ setup_tests() {
   need_tool docker-registry usr/bin/docker-registry
   need_tool umoci usr/bin/umoci
   need_skopeo
+  need_programs redis-server nginx postgresql tzdata
   need_newer_tool docker-compose usr/libexec/docker/cli-plugins/docker-compose
   if ! command -v docker >/dev/null; then
     need_tool docker.io usr/bin/docker
