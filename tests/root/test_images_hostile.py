@@ -102,6 +102,8 @@ OUT = "is outside of the layer"
         ([entry("a/.wh..", content=b"")], "invalid whiteout"),
         ([entry(".wh.a/b", content=b"")], "below a whiteout"),
         ([entry("c", tarfile.CHRTYPE, device=(0, 0))], "character device 0:0"),
+        ([entry("x", tarfile.LNKTYPE, link=".wh.y"), entry(".wh.y")], "not in this layer"),
+        ([entry("d", tarfile.SYMTYPE, link="d"), entry("d/x", content=b"x")], "(?i)too many|loop"),
         ([entry("/", content=b"x")], "root is not a directory"),
         ([entry("x" * 300, content=b"x")], "name too long"),
         ([entry("x", pax={"uid": "4294967295"})], "invalid owner"),
@@ -116,6 +118,8 @@ async def test_links_stay_inside(tmp_path: Path, canary: Path) -> None:
     data = layer(
         entry("out", tarfile.SYMTYPE, link=str(canary)),
         entry("out/file", content=b"changed"),
+        entry("out/.wh.file"),
+        entry("out/.wh..wh..opq"),
         entry("abs", tarfile.SYMTYPE, link="/"),
         entry("abs/inside", content=b"in"),
         entry("up", tarfile.SYMTYPE, link="../../../../../../.."),
@@ -180,6 +184,7 @@ async def test_truncated_layer(tmp_path: Path, cut: int) -> None:
 
 @pytest.mark.timeout(120)
 async def test_bombs(tmp_path: Path) -> None:
+    """As a layer, and around the archive, whose files are spooled before anything is known."""
     # Plain zstd of zeros reaches far higher ratios than gzip and takes no time to make.
     info = tarfile.TarInfo("zeros")
     info.size = 6 << 30
@@ -188,7 +193,12 @@ async def test_bombs(tmp_path: Path) -> None:
     block = bytes(1 << 22)
     parts += [compressor.compress(block) for _ in range((6 << 30) >> 22)]
     bomb = b"".join((*parts, compressor.flush()))
-    await refused(tmp_path, bomb, "bytes decompress to more than")
+    async with service(tmp_path / "root") as images:
+        for archive in (docker_archive(["lab:1"], [bomb]), bomb):
+            with pytest.raises(EngineError, match="bytes decompress to more than"):
+                await load(images, archive)
+            assert images.find() == []
+            assert not leftovers(tmp_path / "root")
 
 
 async def test_huge_sparse_file(tmp_path: Path) -> None:
