@@ -14,6 +14,7 @@ import secrets
 import socket
 import struct
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from tests.archives import busybox_layer, docker_archive, tool
 from tests.census import ProcessInfo, processes
 
 IMAGE = "bench/busybox:1"
+POLL_SECONDS = 0.02
 
 
 class Endpoint:
@@ -150,6 +152,27 @@ class Endpoint:
             if process.parent in family and "-shim" not in process.title.split(" ")[0]:
                 family.add(process.pid)
         return [process for process in everything if process.pid in family]
+
+    def memory(self) -> float:
+        """MB of all daemons and their workers; what they map together counts once (PSS)."""
+        total = 0.0
+        for daemon in self.daemons():
+            try:
+                total += memory(daemon.pid)["Pss"]
+            except (FileNotFoundError, ProcessLookupError, KeyError):
+                continue  # ended meanwhile
+        return total
+
+    def peak_memory(self, *arguments: str) -> float:
+        """The most that the daemons had while the docker command ran."""
+        peak = 0.0
+        client = subprocess.Popen([self.cli, *arguments], env=self.env, stdout=subprocess.DEVNULL)
+        while client.poll() is None:
+            peak = max(peak, self.memory())
+            threading.Event().wait(POLL_SECONDS)
+        if client.returncode:
+            raise RuntimeError(f"docker {' '.join(arguments)}: exit {client.returncode}")
+        return peak
 
     @staticmethod
     def parents(containers: list[str]) -> list[ProcessInfo]:

@@ -6,9 +6,11 @@ import hashlib
 import http.client
 import io
 import json
+import re
 import socket
 import ssl
 import subprocess
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -45,6 +47,7 @@ class Registry:
         self.port = free_port()
         self.host, self.address = host, f"{host}:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
+        self._log = directory / "registry.log"
 
     def start(self) -> None:
         http_section: dict[str, Any] = {"addr": self.address}
@@ -61,7 +64,7 @@ class Registry:
             sections["auth"] = dict(self._auth)
         config = self.directory / "config.yml"
         config.write_text(json.dumps(sections))  # JSON is YAML
-        with (self.directory / "registry.log").open("wb") as log:
+        with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [tool("docker-registry", "usr/bin/docker-registry"), "serve", config],
                 stdin=subprocess.DEVNULL,
@@ -79,6 +82,12 @@ class Registry:
             return False
         finally:
             connection.close()
+
+    def downloads(self, name: str) -> Counter[str]:
+        """How often each blob of a repository was fetched, by the registry's access log."""
+        path = re.escape(f"/v2/{name.partition(':')[0]}/blobs/")
+        lines = re.findall(rf'"GET {path}(\S+) HTTP/[\d.]+" 20', self._log.read_text())
+        return Counter(lines)
 
     def put(self, name: str, layers: Sequence[bytes], compressed: Sequence[bytes]) -> str:
         """An image straight into the registry, past any engine; its reference."""

@@ -12,7 +12,6 @@ import io
 import itertools
 import os
 import secrets
-import subprocess
 import tarfile
 import tempfile
 import threading
@@ -20,7 +19,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from bench.endpoint import memory
 from bench.job import Figures, Job, milliseconds
 from tests.archives import docker_archive
 from tests.registry import Registry
@@ -28,7 +26,6 @@ from tests.registry import Registry
 MEGABYTES = 120
 LARGEST_FILE = 1 << 20
 LARGE_MEGABYTES = 2048
-POLL_SECONDS = 0.02
 AT_ONCE = 10
 
 
@@ -84,10 +81,10 @@ class _WithRegistry(Job):
 class _Pulled(_WithRegistry):
     @contextmanager
     def prepared(self) -> Iterator[None]:
-        with self.registry() as registry:
+        with self.registry() as self.source:
             layer = usr_layer()
             compressed = gzip.compress(layer, 6, mtime=0)
-            self.reference = registry.put("bench/usr:1", [layer], [compressed])
+            self.reference = self.source.put("bench/usr:1", [layer], [compressed])
             yield
 
 
@@ -119,9 +116,12 @@ class PullAtOnce(_Pulled):
                 client.join()
 
         os.sync()
+        before = self.source.downloads("bench/usr")
         taken = milliseconds(all_at_once)
         self.forget(self.reference)
-        return {"": taken}
+        # The configuration and the layer: 1 is once.
+        fetched = self.source.downloads("bench/usr") - before
+        return {"": taken, "downloads of each blob": float(max(fetched.values()))}
 
 
 class PullMemory(_WithRegistry):
@@ -140,30 +140,10 @@ class PullMemory(_WithRegistry):
             yield
 
     def measure(self) -> Figures:
-        idle = self._memory()
-        peak = idle
-        client = subprocess.Popen(
-            [self.endpoint.cli, "pull", "-q", self.reference],
-            env=self.endpoint.env,
-            stdout=subprocess.DEVNULL,
-        )
-        while client.poll() is None:
-            peak = max(peak, self._memory())
-            threading.Event().wait(POLL_SECONDS)
-        if client.returncode:
-            raise RuntimeError(f"docker pull: exit {client.returncode}")
+        idle = self.endpoint.memory()
+        peak = self.endpoint.peak_memory("pull", "-q", self.reference)
         self.forget(self.reference)
         return {"": peak - idle, "idle": idle}
-
-    def _memory(self) -> float:
-        """Private memory of all daemons and their workers; what they map together counts once."""
-        total = 0.0
-        for daemon in self.endpoint.daemons():
-            try:
-                total += memory(daemon.pid)["Pss"]
-            except (FileNotFoundError, ProcessLookupError, KeyError):
-                continue  # ended meanwhile
-        return total
 
 
 class _WithArchive(_WithRegistry):

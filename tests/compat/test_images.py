@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from urllib.parse import quote
 import pytest
 import zstandard
 
+from tests import polling
 from tests.archives import Layer, busybox_layer, docker_archive, oci_layout
 from tests.engine import BUSYBOX, Engine, OwnEngine, fresh_name
 from tests.registry import Registry
@@ -346,11 +348,19 @@ def test_pull_from_a_mirror(engine: Engine, own_engine: OwnEngine, registry: Reg
     engine.docker("rmi", f"{name}:1")
 
 
-def test_two_pulls_at_once(engine: Engine, remote: str) -> None:
-    clients = [engine.spawn("pull", remote) for _ in range(4)]
+def test_ten_pulls_at_once(engine: Engine, registry: Registry) -> None:
+    """Each blob is downloaded once."""
+    layers = [Layer().file(f"{number}", os.urandom(1 << 20)).tar() for number in range(3)]
+    name = f"{fresh_name()}:1"
+    remote = registry.put(name, layers, [gzip.compress(layer, 1) for layer in layers])
+    clients = [engine.spawn("pull", remote) for _ in range(10)]
     for client in clients:
         _, errors = client.communicate(timeout=30)
         assert client.returncode == 0, errors
+    engine.docker("rmi", remote)
+    # The registry writes its log after it has sent a blob.
+    polling.until(lambda: len(registry.downloads(name)) == 4, "the last download to be logged")
+    assert set(registry.downloads(name).values()) == {1}
 
 
 def test_history(engine: Engine, tag: str) -> None:
