@@ -9,6 +9,7 @@ import hashlib
 import os
 import random
 import re
+import stat
 import subprocess
 import tarfile
 import time
@@ -55,6 +56,16 @@ def trees(data_root: Path) -> dict[str, str]:
             digest.update(path.read_bytes() if path.is_file() else b"")
         found[layer.parent.name] = digest.hexdigest()
     return found
+
+
+def size_on_disk(data_root: Path) -> int:
+    """Of all files and links in finished layers, as Docker counts them."""
+    layers = (path.parent / "fs" for path in (data_root / "snapshots").glob("*/layer.json"))
+    states = (path.lstat() for layer in layers for path in layer.rglob("*"))
+    counted = (
+        state for state in states if stat.S_IFMT(state.st_mode) in (stat.S_IFREG, stat.S_IFLNK)
+    )
+    return sum({state.st_ino: state.st_size for state in counted}.values())
 
 
 def store_files(data_root: Path) -> set[str]:
@@ -128,6 +139,8 @@ class Lab:
             assert saving.returncode == 0
         for name, digest in trees(self.engine.data_root).items():
             assert good.get(name) == digest, f"layer {name} is not whole"
+        told = self.engine.api("GET", "/system/df?type=image").json()["LayersSize"]
+        assert told == size_on_disk(self.engine.data_root)
 
 
 @pytest.fixture
@@ -138,7 +151,7 @@ def lab(crashing: OwnEngine, registry: Registry, tmp_path: Path) -> Iterator[Lab
     crashing.docker("rm", "-f", lab.container)
 
 
-@pytest.mark.timeout(60 + 10 * KILLS)
+@pytest.mark.timeout(60 + 30 * KILLS)
 def test_kill_at_random_moments(engine: Engine, lab: Lab) -> None:
     crashing = lab.engine
     seed = random.randrange(1 << 32)
