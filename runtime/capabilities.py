@@ -34,6 +34,10 @@ class Masks:
     permitted: int
     ambient: int
 
+    def has(self, name: str) -> bool:
+        """Whether a process may have it, or come by it."""
+        return bool((self.bounding | self.permitted | self.inheritable) >> NUMBERS[name] & 1)
+
 
 @functools.cache
 def last() -> int:

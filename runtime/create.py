@@ -260,6 +260,7 @@ def _save(process: _Process, manager: Manager, directory: Path, bundle: Path) ->
         annotations=plan.spec.annotations,
         oom_score_adj=plan.spec.process.oom_score_adj,
         directory=str(directory),
+        may_trace=plan.program.masks.has("CAP_SYS_PTRACE"),
     )
     state.save(saved)
     return saved

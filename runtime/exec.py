@@ -1,21 +1,32 @@
 """The parent side of exec; called by the shim and by ``longshore-runtime``.
 
-One clone: it lands in the container's PID namespace, because this process points its children
-there for a moment, and enters the other namespaces by itself. Init's pidfd is opened and checked
-before, as init cannot be seen by number from inside.
+The child enters all namespaces by init's pidfd, which is opened and checked before, as init cannot
+be seen by number from inside. The program's process is a copy of that child, see entrance.py; what
+runs in the end is a child of the caller all the same.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import signal
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
-from runtime import joining, listener, namespaces, procfs, program, state, syscalls, validate
+from runtime import (
+    entrance,
+    joining,
+    listener,
+    namespaces,
+    procfs,
+    program,
+    state,
+    syscalls,
+    validate,
+)
 from runtime.cgroups import manager as cgroup_manager
-from runtime.channel import Channel
+from runtime.channel import Channel, Message
 from runtime.create import Stdio, hook_state, one_exception
 from runtime.errors import RuntimeFailure, WrongStatus
 from runtime.spec import Process, Seccomp
@@ -47,23 +58,41 @@ def exec_process(
     if not ignore_paused and cgroup_manager(saved.cgroup_path).frozen():
         text = "cannot exec in a paused container (use --ignore-paused to override)"
         raise WrongStatus("exec", text)
+    prepared = program.prepare(process, seccomp_bpf, seccomp, preserve_fds=preserve_fds)
     with one_exception("exec"), ExitStack() as opened:
-        plan, clone_fd, pid_namespace = _prepare(
-            saved,
-            process,
-            program.prepare(process, seccomp_bpf, seccomp, preserve_fds=preserve_fds),
-            stdio,
-            opened,
-        )
+        plan, clone_fd, pid_namespace = _prepare(saved, process, prepared, stdio, opened)
+        try:
+            return _run(plan, clone_fd, pid_namespace, saved, seccomp)
+        except ForkForbidden:
+            plan = dataclasses.replace(plan, forks=False)
+            return _run(plan, clone_fd, pid_namespace, saved, seccomp)
+
+
+class ForkForbidden(RuntimeFailure):
+    """A seccomp filter is against it: nothing that a container could bring about by itself."""
+
+    def __init__(self) -> None:
+        super().__init__(entrance.STEP, "the seccomp filter forbids to enter the PID namespace")
+
+
+def _run(
+    plan: joining.Plan,
+    clone_fd: int,
+    pid_namespace: int | None,
+    saved: State,
+    profile: Seccomp | None,
+) -> ExecProcess:
+    with ExitStack() as opened:
         ours, theirs = Channel.pair()
         opened.callback(ours.close)
         opened.callback(theirs.close)
-        with namespaces.children_in_pid_namespace(pid_namespace):
+        with namespaces.children_in_pid_namespace(None if plan.forks else pid_namespace):
             pid, pidfd = syscalls.clone(0, cgroup_fd=clone_fd)
             if pid == 0:
                 joining.run(plan, theirs)
         theirs.close()
-        return _wait_for_exec(ours, ExecProcess(pid, pidfd, None), saved, seccomp)
+        last = "forked" if plan.forks else "ready"
+        return _wait_for_exec(ours, ExecProcess(pid, pidfd, None), last, saved, profile)
 
 
 def _prepare(
@@ -84,11 +113,10 @@ def _prepare(
     flags, pid_namespace = 0, None
     for kind in saved.namespaces:
         flag, name = namespaces.TYPES[kind]
-        if kind == "pid":
+        if kind == "pid":  # for a clone; joining it is for the children of who does
             path = f"/proc/{saved.pid}/ns/{name}"
             pid_namespace = own(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-        else:
-            flags |= flag
+        flags |= flag
     clone_fd = manager.clone_fd(saved.pid)
     fds: list[int] = []
     if clone_fd is not None:
@@ -105,6 +133,8 @@ def _prepare(
         stdio=stdio.fds if stdio else None,
         procfs=own(procfs.detached()) if prepared.lsm else -1,
         oom_score_adj=saved.oom_score_adj if adjustment is None else adjustment,
+        # A second fork takes 2 ms. What "scheduler" says may not be for children.
+        forks=saved.may_trace and pid_namespace is not None and process.scheduler is None,
     )
     # The pid may have been reused between the check and the open, but not if init still lives.
     if not state.alive(saved):
@@ -113,21 +143,24 @@ def _prepare(
 
 
 def _wait_for_exec(
-    channel: Channel, process: ExecProcess, saved: State, profile: Seccomp | None
+    channel: Channel, process: ExecProcess, last: str, saved: State, profile: Seccomp | None
 ) -> ExecProcess:
-    """Until the program runs: end of file after "ready" is execve's CLOEXEC."""
-    ready = False
+    """Until the program runs: end of file after the ``last`` message is execve's CLOEXEC."""
+    kind, first = "", -1
     try:
-        while (message := channel.receive()) is not None:
-            if message.kind == "ready":
-                ready = True
-                if message.fds:
-                    process = dataclasses.replace(process, console=message.fds[0])
-            elif message.kind == "listener":
+        while kind != last:
+            message = _next(channel, process)
+            kind = message.kind
+            if kind == "ready" and message.fds:
+                process = dataclasses.replace(process, console=message.fds[0])
+            elif kind == "forked":
+                first = process.pidfd
+                process = ExecProcess(message.fields["pid"], message.fds[0], process.console)
+                channel.answer("adopted")
+            elif kind == "listener":
                 document = hook_state(saved, "running")
                 listener.forward(channel, message, profile, document, process.pid, process.pidfd)
-        if not ready:
-            raise RuntimeFailure("exec", "the process ended before it executed its program")
+        entrance.wait_for_program(channel)
     except BaseException:
         if process.console is not None:
             os.close(process.console)
@@ -136,4 +169,27 @@ def _wait_for_exec(
         os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED)
         os.close(process.pidfd)
         raise
+    finally:
+        if first >= 0:
+            os.waitid(os.P_PIDFD, first, os.WEXITED)
+            os.close(first)
     return process
+
+
+def _next(channel: Channel, process: ExecProcess) -> Message:
+    try:
+        message = entrance.receive(channel, process.pidfd)
+    except RuntimeFailure as failure:
+        if failure.step == entrance.STEP and failure.errno in (errno.EPERM, errno.ENOSYS):
+            raise ForkForbidden from failure
+        raise
+    if message is None:
+        raise _early_end(process)
+    return message
+
+
+def _early_end(process: ExecProcess) -> RuntimeFailure:
+    result = os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED | os.WNOWAIT)
+    if result is not None and result.si_code != os.CLD_EXITED and result.si_status == signal.SIGSYS:
+        return ForkForbidden()
+    return RuntimeFailure("exec", "the process ended before it executed its program")

@@ -1,8 +1,9 @@
 """The child side of exec: a new process in a running container.
 
-Cloned by the shim or ``longshore-runtime`` straight into the container's PID namespace. Until it
-has changed user it is a root process with a Python interpreter in a hostile place, so it is not
-dumpable, has no descriptor but those listed, and imports nothing once it is inside.
+Cloned by the shim or ``longshore-runtime``. It is a root process with a Python interpreter that
+enters a hostile place, so it is not dumpable, has no descriptor but those listed, and imports
+nothing once it is inside. The container's processes do not see it before it is no more than one of
+them (entrance.py), unless a seccomp filter forbids it to fork.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import signal
 from contextlib import suppress
 from dataclasses import dataclass
 
-from runtime import console, program, syscalls, users
+from runtime import console, entrance, program, syscalls, users
 from runtime.cgroups import join_self
 from runtime.channel import Channel
 from runtime.errors import RuntimeFailure
@@ -30,6 +31,7 @@ class Plan:
     stdio: tuple[int, int, int] | None
     procfs: int
     oom_score_adj: int | None
+    forks: bool  # the clone is not in the container's PID namespace yet
 
 
 def run(plan: Plan, channel: Channel) -> None:
@@ -72,7 +74,12 @@ def _run(plan: Plan, channel: Channel) -> None:
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     variables = program.environment(plan.program.process, identity.home)
     executable = program.image(plan.program.process, variables)
+    terminal = plan.program.process.terminal
     channel.send("ready", (master,) if master >= 0 else ())
+    if plan.forks:
+        entrance.go_inside(channel, terminal=terminal)
+    elif terminal:
+        console.control(0)
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 0)
     program.execute(plan.program, executable, channel.socket.fileno())
 
@@ -111,5 +118,4 @@ def _stdio(plan: Plan, root: Root) -> int:
     master, terminal = console.open_pair(root, plan.program.process.console_size)
     program.connect_stdio((terminal,) * 3)
     os.close(terminal)
-    console.control(0)
     return master

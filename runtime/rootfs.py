@@ -163,19 +163,23 @@ def _make_device(directory: int, name: str, node: Node) -> None:
     try:
         os.mknod(name, TYPE_BITS[device.type] | mode, number, dir_fd=directory)
     except FileExistsError:
-        _check_existing(directory, name, device, number)
-        # A device, as we have seen, and not a link; the directory is the container's own.
-        os.chmod(name, mode, dir_fd=directory)
+        _take_existing(directory, name, device, number, mode)
     if device.uid or device.gid:
         os.chown(name, device.uid or 0, device.gid or 0, dir_fd=directory, follow_symlinks=False)
 
 
-def _check_existing(directory: int, name: str, device: Device, number: int) -> None:
-    about = os.stat(name, dir_fd=directory, follow_symlinks=False)
-    same_kind = stat.S_IFMT(about.st_mode) == TYPE_BITS[device.type]
-    if not same_kind or (device.type != "p" and about.st_rdev != number):
-        message = f"device node {device.path} exists already and is something else"
-        raise RuntimeFailure("devices", message, path=device.path)
+def _take_existing(directory: int, name: str, device: Device, number: int, mode: int) -> None:
+    # The directory may be a volume's, where others rename: what is looked at is what is changed.
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        about = os.fstat(fd)
+        same_kind = stat.S_IFMT(about.st_mode) == TYPE_BITS[device.type]
+        if not same_kind or (device.type != "p" and about.st_rdev != number):
+            message = f"device node {device.path} exists already and is something else"
+            raise RuntimeFailure("devices", message, path=device.path)
+        os.chmod(f"/proc/self/fd/{fd}", mode)  # the host's /proc: the root is entered later
+    finally:
+        os.close(fd)
 
 
 def make_links(root: Root) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,6 +68,35 @@ def test_same_limits_and_filters_as_the_container(engine: Engine, box: str) -> N
     )
     first, second = cgroups.stdout.strip().split("\n\n")
     assert first == second
+
+
+@pytest.mark.parametrize("action", ["SCMP_ACT_ERRNO", "SCMP_ACT_KILL_PROCESS"])
+def test_filter_that_forbids_to_fork(
+    engine: Engine, running: Runner, tmp_path: Path, action: str
+) -> None:
+    """With CAP_SYS_PTRACE the engine forks once more if it can."""
+    forks = ["clone", "clone3", "fork", "vfork"]
+    profile = {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": forks, "action": action}],
+    }
+    (tmp_path / "profile.json").write_text(json.dumps(profile))
+    options = ("--cap-add", "SYS_PTRACE", "--security-opt", f"seccomp={tmp_path}/profile.json")
+    box = running(*options, BUSYBOX, "sleep", "1000")
+    assert engine.docker("exec", box, "echo", "x").stdout == "x\n"
+
+
+def test_container_that_may_trace(engine: Engine, running: Runner) -> None:
+    box = running("--cap-add", "SYS_PTRACE", "--pids-limit", "4", BUSYBOX, "sleep", "1000")
+    with engine.terminal(
+        "exec", "-it", box, "sh", "-c", "tty; echo x >/dev/tty; exit 3"
+    ) as terminal:
+        terminal.expect("/dev/pts/0\r\nx\r\n")
+        assert terminal.wait() == 3
+    missing = engine.docker("exec", box, "nope", check=False)
+    assert (missing.returncode, "executable file not found" in missing.stderr) == (127, True)
+    script = "cat /proc/$$/oom_score_adj; id -u; ls -l /proc/$$/fd | grep -c socket; true"
+    assert engine.docker("exec", "-u", "5", box, "sh", "-c", script).stdout == "0\n5\n0\n"
 
 
 def test_privileged(engine: Engine, box: str) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import io
 import os
 import socket
 import tarfile
-import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,10 +17,9 @@ from shim.protocol import Connection, Message, close_all
 from tests.archives import Layer
 from tests.polling import until
 from tests.root.shim_lab import Lab, Shim
+from tests.root.swapper import Swapper
 
 ROUNDS = 150
-RENAME_EXCHANGE = 2
-AT_FDCWD = -100
 # What a careless process opens on its way: a FIFO holds it there for ever.
 TRAPS = (
     *("etc/nsswitch.conf", "etc/localtime", "etc/ld.so.cache", "etc/ld.so.preload"),
@@ -123,28 +120,6 @@ def put(lab: Lab, view: Message, fds: list[int], path: str, tar: bytes, **more: 
             ours.sendall(tar)
             ours.shutdown(socket.SHUT_WR)
         return job.answer()
-
-
-class Swapper:
-    """Exchanges a directory with a link to the host's canary, over and over."""
-
-    def __init__(self, one: Path, other: Path) -> None:
-        self._names = (os.fsencode(one), os.fsencode(other))
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-        one, other = self._names
-        while not self._stop.is_set():
-            assert renameat2(AT_FDCWD, one, AT_FDCWD, other, RENAME_EXCHANGE) == 0
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *exc: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
 
 @pytest.mark.timeout(120)

@@ -230,7 +230,8 @@ def test_joined_namespaces(box: Box, driver: Driver, tmp_path: Path) -> None:
         "hostname; echo; ps -o comm; for n in pid net ipc; do readlink /proc/self/ns/$n; done"
     )
     assert output.split()[0] == "box"
-    assert "sleep" in output
+    # And nothing of the host's: /proc is the joined namespace's.
+    assert sorted(output.split()[1:-3]) == ["COMMAND", "ps", "sh", "sleep"]
     theirs = [os.readlink(f"/proc/{pid}/ns/{name}") for name in ("pid", "net", "ipc")]
     assert output.split()[-3:] == theirs
     other.close()

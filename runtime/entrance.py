@@ -1,0 +1,61 @@
+"""Library: exec's step into the PID namespace of a container that may have CAP_SYS_PTRACE.
+
+What is in a PID namespace is looked into by whoever has that capability there. A process that has
+the host's root directory, or more capabilities than the container, must not be. So the child side
+stays outside while it becomes what the program is to be; then a copy goes on, inside. What that
+copy says is the container's word: only that it failed, as by then all else has been said.
+
+Against others it is enough not to be dumpable. A container that joins another's PID namespace
+cannot be made like this: its /proc has to be mounted from inside.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+
+from runtime import console, syscalls
+from runtime.channel import Channel, Message
+from runtime.errors import RuntimeFailure
+
+STEP = "fork"
+
+
+def go_inside(channel: Channel, *, terminal: bool) -> None:
+    """Child: returns in a copy of the caller, in the PID namespace that was set for children."""
+    try:
+        pid, pidfd = syscalls.clone_sibling()
+    except OSError as error:  # a seccomp filter may forbid it
+        raise RuntimeFailure.from_os(STEP, error, "unable to enter the PID namespace") from error
+    if pid:
+        channel.send("forked", (pidfd,), pid=pid)
+        # End of file must only wait for the copy's execve, and not for this process's memory.
+        channel.close()
+        os._exit(0)
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.setsid()
+    if terminal:
+        console.control(0)
+    # The parent must know whom to wait for before this can end.
+    channel.expect("adopted")
+
+
+def receive(channel: Channel, pidfd: int) -> Message | None:
+    """Parent: the next message, or None if the process ended without one, killed by somebody.
+
+    End of file may not come then: a copy that it has made holds the channel, too.
+    """
+    poller = select.poll()
+    poller.register(channel.socket, select.POLLIN)
+    poller.register(pidfd, select.POLLIN)
+    poller.poll()
+    poller.unregister(pidfd)
+    return channel.receive() if poller.poll(0) else None
+
+
+def wait_for_program(channel: Channel) -> None:
+    """Parent: until execve has succeeded, which closes the channel; a failure is raised."""
+    while (message := channel.receive()) is not None:
+        for fd in message.fds:
+            os.close(fd)
