@@ -107,11 +107,31 @@ def detach_from_parent(keep: list[int], *, die_with_parent: bool) -> None:
 
 
 def forbid_imports() -> None:
-    """From here on a lazy import would run the container's code as root: make it fail instead."""
+    """From here on a lazy import would run the container's code as root: make it fail instead.
+
+    So would whatever else has the interpreter or the C library open a file of the container's by
+    its name. What the runtime opens by itself it opens with os.open.
+    """
     sys.meta_path.clear()
     sys.path.clear()
     sys.path_hooks.clear()
     sys.path_importer_cache.clear()
+    sys.addaudithook(_refuse)
+
+
+FORBIDDEN = frozenset(
+    {
+        *("import", "compile", "exec", "ctypes.dlopen", "subprocess.Popen", "os.system"),
+        *("os.posix_spawn", "pty.spawn"),
+        *("socket.getaddrinfo", "socket.gethostbyname", "socket.getnameinfo"),
+    }
+)
+
+
+def _refuse(event: str, arguments: tuple[object, ...]) -> None:
+    # os.open has no mode, which open() always has.
+    if event in FORBIDDEN or (event == "open" and arguments[1] is not None):
+        raise PermissionError(errno.EPERM, f"{event} inside a container")
 
 
 def close_all_but(keep: list[int]) -> None:
