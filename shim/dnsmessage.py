@@ -20,13 +20,14 @@ OPCODE_MASK, RCODE_MASK = 0x7800, 0x000F
 HEADER_BYTES = 12
 SMALLEST_LIMIT = 512  # of a UDP answer to a client without EDNS
 LARGEST = 65535
+OUR_LIMIT = 4096  # of a UDP message to us, as our answers say
 TTL_SECONDS = 600  # Docker's
 
 _HEADER = struct.Struct(">HHHHHH")
 _RECORD = struct.Struct(">HHHIH")  # name as a pointer, type, class, TTL, length
 _TO_QUESTION = 0xC000 | HEADER_BYTES
 # Root name, OPT, UDP size, extended rcode and version and flags, no data.
-_OUR_OPT = b"\0" + struct.pack(">HHIH", OPT, 4096, 0, 0)
+_OUR_OPT = b"\0" + struct.pack(">HHIH", OPT, OUR_LIMIT, 0, 0)
 
 
 class MalformedMessage(Exception):

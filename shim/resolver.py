@@ -14,7 +14,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
+from functools import partial
 from ipaddress import ip_address
 
 from common import namefiles, netns, resolvconf
@@ -25,14 +25,17 @@ from shim.loop import Loop, Timer
 from shim.upstream import Attempt, DatagramAttempt, Exchange, StreamAttempt
 
 PORT_ATTEMPTS = 20
+BURST = 16  # datagrams
 MAX_EXCHANGES = 1000
 MAX_CONNECTIONS = 64
 REMEMBERED = 256  # messages
+LONGEST_REMEMBERED = 512
 MAX_PENDING = 256 * 1024
 IDLE_SECONDS = 10.0  # of a TCP connection
 SILENT_SECONDS = 30.0  # how long a server that did not answer is asked with less patience
 
 Reply = Callable[[bytes], None]
+Versions = list[int]  # of the names on each of the container's networks, see namefiles.py
 
 
 class Resolver:
@@ -45,14 +48,17 @@ class Resolver:
         self._connections: set[ClientConnection] = set()
         self._exchanges: set[Exchange] = set()
         self._silent: dict[str, float] = {}  # servers, and until when
-        # Clients ask the same again and again; what names mean is looked up each time.
+        # Clients ask the same again and again.
         self._queries: dict[bytes, Query] = {}
         self._answers: dict[tuple[object, ...], bytes] = {}
+        # By datagram: the answer, and the versions of the networks' names that it follows from.
+        self._ready: dict[bytes, tuple[Versions, bytes]] = {}
         self._host_servers: tuple[int, resolvconf.ResolvConf] = (0, resolvconf.ResolvConf())
 
     def open(self, pid: int, config: ResolverConfig | None) -> None:
         """Answer inside the network namespace of ``pid`` from now on, or as ``config`` says now."""
         self._config = config or ResolverConfig(())
+        self._ready.clear()
         if config is None or self._datagrams is not None:
             return
         self._namespace = netns.open_of(pid)
@@ -77,19 +83,45 @@ class Resolver:
             self._namespace = -1
 
     def _on_datagram(self, _events: int) -> None:
+        """Several in a row, but not without end: the container's output waits meanwhile."""
         sock = self._datagrams
-        assert sock is not None
-        try:
-            data, client = sock.recvfrom(dnsmessage.LARGEST)
-        except OSError:
-            return
+        for _ in range(BURST):
+            if sock is None or sock is not self._datagrams:
+                return
+            try:
+                data, client = sock.recvfrom(dnsmessage.OUR_LIMIT)
+            except OSError:
+                return
+            response = self._ready_answer(data)
+            if response is None:
+                self.handle(data, partial(self._reply, client), stream=False)
+            else:
+                self._reply(client, response)
 
-        def reply(response: bytes) -> None:
-            if self._datagrams is not None:
-                with suppress(OSError):  # the client has gone
-                    self._datagrams.sendto(response, client)
+    def _reply(self, client: object, response: bytes) -> None:
+        if self._datagrams is not None:
+            try:
+                self._datagrams.sendto(response, client)  # type: ignore[call-overload]
+            except OSError:
+                return  # the client has gone
 
-        self.handle(data, reply, stream=False)
+    def _ready_answer(self, data: bytes) -> bytes | None:
+        found = self._ready.get(data[2:])
+        if found is None:
+            return None
+        if found[0] != self._versions():
+            del self._ready[data[2:]]
+            return None
+        return data[:2] + found[1]
+
+    def _remember(self, data: bytes, versions: Versions, response: bytes) -> None:
+        if len(data) <= LONGEST_REMEMBERED and namefiles.are_settled(versions):
+            if len(self._ready) >= REMEMBERED:
+                self._ready.clear()
+            self._ready[data[2:]] = (versions, response[2:])
+
+    def _versions(self) -> Versions:
+        return [namefiles.version(network.directory) for network in self._config.networks]
 
     def _on_connection(self, _events: int) -> None:
         assert self._listener is not None
@@ -122,11 +154,16 @@ class Resolver:
             query = dnsmessage.parse_query(data)
             if len(self._queries) >= REMEMBERED:
                 self._queries.clear()
-            self._queries[data[2:]] = query
+            if len(data) <= LONGEST_REMEMBERED:
+                self._queries[data[2:]] = query
         limit = dnsmessage.LARGEST if stream else query.limit
+        versions = self._versions()
         records = self._own_records(query)
         if records is not None:
-            reply(self._answer(data, query, records, limit))
+            response = self._answer(data, query, records, limit)
+            if not stream and len(records) < 2:
+                self._remember(data, versions, response)
+            reply(response)
         elif (
             self._config.keeps_plain_names
             and query.kind in (dnsmessage.A, dnsmessage.AAAA)

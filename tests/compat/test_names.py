@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from common import namefiles
 from tests import polling
 from tests.engine import BUSYBOX, fresh_name
 from tests.network_host import (
@@ -91,6 +92,31 @@ def test_a_rename_holds_at_once(engine: LabEngine, net: str, sleeper: Runner) ->
         assert engine.network(new, net)["DNSNames"][0] == new
     finally:
         engine.docker("rename", new, other)
+
+
+def test_remembered_answers_end_with_a_change(engine: LabEngine, net: str, sleeper: Runner) -> None:
+    one, other = sleeper(), sleeper()
+    address = engine.network(other, net)["IPAddress"]
+    names = str(engine.exec_root / "names" / engine.network(one, net)["NetworkID"])
+
+    def ask_again_and_again() -> None:
+        polling.until(lambda: namefiles.are_settled([namefiles.version(names)]), "no change")
+        with engine.inside(one):
+            for _ in range(3):
+                assert lookup(other) == (0, [address])
+                assert lookup(other, AAAA) == (0, [])
+
+    ask_again_and_again()
+    third = sleeper("--network-alias", other)
+    with engine.inside(one):
+        assert set(lookup(other)[1]) == {address, engine.network(third, net)["IPAddress"]}
+    engine.docker("rm", "-f", third)
+    ask_again_and_again()
+    engine.docker("network", "disconnect", net, other)
+    with engine.inside(one):
+        assert lookup(other)[1] == []
+    engine.docker("network", "connect", net, other)
+    ask_again_and_again()
 
 
 def test_links(engine: LabEngine, net: str, sleeper: Runner) -> None:

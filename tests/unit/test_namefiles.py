@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -35,3 +37,17 @@ def test_write_and_read(tmp_path: Path) -> None:
     namefiles.write(tmp_path, "web", [])
     assert namefiles.read(f"{tmp_path}/web") == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_versions(tmp_path: Path) -> None:
+    """What changes within a tick of the kernel's clock looks alike, and must not be relied on."""
+    now = time.time_ns()
+    os.utime(tmp_path, ns=(now, now))
+    assert not namefiles.are_settled([namefiles.version(str(tmp_path))])
+    before = now - 2 * namefiles.SETTLED_NS
+    os.utime(tmp_path, ns=(before, before))
+    old = namefiles.version(str(tmp_path))
+    assert namefiles.are_settled([old])
+    assert not namefiles.are_settled([old, namefiles.version(f"{tmp_path}/nothing")])
+    namefiles.write(tmp_path, "web", ["10.0.0.1"])
+    assert namefiles.version(str(tmp_path)) != old
