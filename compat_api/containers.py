@@ -10,10 +10,10 @@ from typing import Any
 import orjson
 
 from common.errors import InvalidArgument
+from compat_api import reference
 from compat_api.container_create import create_request, parse_config, update_request
 from compat_api.container_json import inspect_body, list_body
 from compat_api.errors import prefixed
-from compat_api.reference import check_tag
 from compat_api.request import Request
 from compat_api.routes import Answer, Empty, Json, Route
 from lifecycle._pb import containers_pb2 as pb
@@ -170,10 +170,10 @@ def wait_body(reply: pb.WaitReply) -> dict[str, Any]:
 
 async def commit(request: Request) -> Answer:
     body = await request.json()
-    repository, tag = request.text("repo"), check_tag(request.text("tag"))
+    repository = request.text("repo")
     asked = pb.CommitRequest(
         ref=request.text("container"),
-        reference=f"{repository}:{tag}" if repository and tag else repository,
+        reference=reference.join(repository, request.text("tag")) if repository else "",
         comment=request.text("comment"),
         author=request.text("author"),
         changes=[line for value in request.texts("changes") for line in value.splitlines()],

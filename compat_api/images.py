@@ -44,7 +44,7 @@ async def tag(request: Request) -> Answer:
     repository = request.text("repo")
     if not repository:
         raise InvalidArgument("invalid reference format: repo is empty")
-    target = reference.join(repository, reference.check_tag(request.text("tag")))
+    target = reference.join(repository, request.text("tag"))
     await request.engine.images.Tag(pb.TagRequest(source=request.name, reference=target))
     return Empty(201)
 

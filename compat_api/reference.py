@@ -12,14 +12,21 @@ import orjson
 from common.errors import InvalidArgument
 
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_ID = re.compile(r"[0-9a-f]{64}")
 _DIGEST = re.compile(r"[a-z0-9]+(?:[.+_-][a-z0-9]+)*:[0-9a-fA-F]{32,}")
 
 
 def join(name: str, tag: str) -> str:
     """``name`` with ``tag``, which may be a digest, in place of a tag or digest of its own."""
+    if _ID.fullmatch(name):
+        raise InvalidArgument(
+            f"invalid repository name ({name}), cannot specify 64-byte hexadecimal strings"
+        )
     if not tag:
         return name
-    return f"{bare(name)}{'@' if _DIGEST.fullmatch(tag) else ':'}{tag}"
+    if _DIGEST.fullmatch(tag):
+        return f"{bare(name)}@{tag}"
+    return f"{bare(name)}:{check_tag(tag)}"
 
 
 def bare(name: str) -> str:

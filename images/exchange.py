@@ -94,7 +94,7 @@ class Exchange:
         if wanted.digest is not None:
             raise InvalidArgument("cannot push a digest reference")
         progress(Progress(f"The push refers to repository [{wanted.repository}]"))
-        if self._store.lookup(wanted) is None:
+        if not self._store.repository_tags(wanted.repository):
             # The client was told where it would have gone, which is all that it gets to know.
             raise NotFound(f"An image does not exist locally with the tag: {wanted.familiar_name}")
         return await self._push(wanted, auth, progress)

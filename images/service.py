@@ -131,10 +131,9 @@ class ImageService:
 
     def tag(self, name: str, target: str) -> Reference:
         """Give the image ``name`` another name too."""
-        wanted = reference.parse(target)
-        if wanted.digest is not None:
-            raise InvalidArgument("cannot import digest reference")
-        wanted = wanted.with_default_tag()
+        wanted = self._new_tag(target)
+        if wanted is None:
+            raise InvalidArgument("invalid reference format")
         image = self.resolve(name)
         with self._database.transaction():
             self._store.set_tag(wanted, image.id)

@@ -20,6 +20,7 @@ from tests.engine import BUSYBOX, Engine, OwnEngine, fresh_name
 from tests.registry import Registry
 
 TAR = {"Content-Type": "application/x-tar"}
+ANYBODY = {"X-Registry-Auth": "e30="}
 
 
 @pytest.fixture
@@ -256,6 +257,33 @@ def test_rmi_of_an_image_in_use(engine: Engine, tag: str, name: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("sha256&tag=1", "refusing to create an ambiguous tag using digest algorithm as name"),
+        (
+            f"{'a' * 64}&tag=1",
+            f"invalid repository name ({'a' * 64}), cannot specify 64-byte hexadecimal strings",
+        ),
+        ("x&tag=a+b", "invalid tag format"),
+        (f"x@sha256:{'0' * 64}", "cannot import digest reference"),
+    ],
+)
+def test_names_that_no_image_gets(engine: Engine, target: str, message: str) -> None:
+    answer = engine.api("POST", f"/images/{BUSYBOX}/tag?repo={target}")
+    assert (answer.status, answer.message) == (400, message)
+
+
+def test_push_of_an_unknown_tag(engine: Engine, registry: Registry) -> None:
+    name = f"{registry.address}/{fresh_name()}"
+    text = f"An image does not exist locally with the tag: {name}"
+    for expected in (text, f"tag does not exist: {name}:nope"):
+        lines = engine.api("POST", f"/images/{name}/push?tag=nope", None, ANYBODY).objects()
+        assert lines[-1]["error"] == expected
+        engine.docker("tag", BUSYBOX, f"{name}:1")
+    engine.docker("rmi", f"{name}:1")
+
+
 def test_reference_by_id(engine: Engine, tag: str) -> None:
     load(engine, docker_archive([tag], [busybox_layer(), Layer().file("by-id", "x").tar()]))
     identifier = inspect(engine, tag)["Id"]
@@ -319,7 +347,7 @@ def test_pull_progress(engine: Engine, registry: Registry, tag: str) -> None:
 def test_push_progress(engine: Engine, registry: Registry) -> None:
     remote = f"{registry.address}/{fresh_name()}"
     engine.docker("tag", BUSYBOX, f"{remote}:1")
-    answer = engine.api("POST", f"/images/{remote}/push?tag=1", None, {"X-Registry-Auth": "e30="})
+    answer = engine.api("POST", f"/images/{remote}/push?tag=1", None, ANYBODY)
     engine.docker("rmi", f"{remote}:1")
     lines = answer.objects()
     assert lines[0] == {"status": f"The push refers to repository [{remote}]"}
