@@ -17,10 +17,13 @@ from typing import Any
 
 import orjson
 
+from shim.logformat import Clock
+
 ERROR, INFO = 3, 6  # severities of syslog, which gelf and the journal share
 GELF_CHUNK = 1420
 _GELF_HEADER = 12
 _MOST_CHUNKS = 128
+_CLOCK = Clock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +160,7 @@ def _journald(config: RemoteConfig, line: Line) -> bytes:
     fields: dict[str, bytes] = {
         "MESSAGE": line.text,
         "PRIORITY": str(line.severity).encode(),
+        "SYSLOG_TIMESTAMP": _CLOCK.stamp(line.nanoseconds).encode(),
         **{name: str(value).encode() for name, value in config.fields.items()},
     }
     if line.partial:
