@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime import hooks, init, listener, namespaces, state, syscalls
+from runtime import hooks, idmaps, init, listener, namespaces, program, state, syscalls
 from runtime.cgroups import CgroupError, Manager, with_default_devices
 from runtime.cgroups import manager as cgroup_manager
 from runtime.cgroups.files import WriteFailed
@@ -314,6 +314,8 @@ class _Process:
         if message.kind == "forked":
             self._adopt(message)
         elif message.kind == "namespaces":
+            if "user" in self.plan.namespaces.private:
+                self._help_from_outside()
             if self.plan.spec.linux.time_offsets:
                 namespaces.write_time_offsets(self.pid, self.plan.spec.linux.time_offsets)
             if self.on_namespaces is not None:
@@ -326,6 +328,11 @@ class _Process:
             profile = self.plan.spec.linux.seccomp
             document = self._document()
             listener.forward(self.channel, message, profile, document, self.pid, self.pidfd)
+
+    def _help_from_outside(self) -> None:
+        """What the root of a user namespace cannot do."""
+        program.give_stdio(self.plan.stdio or (), idmaps.root_of(self.pid))
+        program.raise_hard_limits(self.plan.program, self.pid)
 
     def _set_up_network(self, on_namespaces: OnNamespaces) -> None:
         try:

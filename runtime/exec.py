@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from runtime import (
     entrance,
+    idmaps,
     joining,
     listener,
     namespaces,
@@ -109,6 +110,8 @@ def _prepare(
         return fd
 
     init_pidfd = own(state.init_pidfd(saved))
+    if "user" in saved.namespaces and stdio is not None:
+        program.give_stdio(stdio.fds, idmaps.root_of(saved.pid))
     manager = cgroup_manager(saved.cgroup_path)
     flags, pid_namespace = 0, None
     for kind in saved.namespaces:

@@ -60,6 +60,8 @@ def _run(plan: Plan, channel: Channel) -> None:
     program.detach_from_parent(keep, die_with_parent=True)
     _set_oom_score(plan.oom_score_adj)
     join_self(plan.cgroup_fds)
+    if plan.user_namespace:
+        program.raise_hard_limits(plan.program, 0)
     _enter(plan)
     program.forbid_imports()
     # Only now: what is opened relative to it is the container's.
@@ -104,6 +106,7 @@ def _enter(plan: Plan) -> None:
         raise RuntimeFailure.from_os("setns", error, what) from error
     os.close(plan.init_pidfd)
     if plan.user_namespace:
+        os.setgroups(())  # the host's, which have no name here, but would count
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)

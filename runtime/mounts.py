@@ -16,7 +16,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from runtime import mountoptions, oldoverlay, syscalls
+from runtime import idmaps, mountoptions, oldoverlay, syscalls
 from runtime.copyup import copy_tree
 from runtime.errors import RuntimeFailure, reason
 from runtime.mountoptions import MountOptions
@@ -76,11 +76,19 @@ def plan(mount: Mount, bundle: str, userns_fd: Callable[[Mount], int]) -> Operat
     operation = Operation(mount.destination, mount.source or mount.type, mount.type, options)
     if mount.type in HOST_FILESYSTEMS:
         try:
-            tree = new_filesystem(operation)
+            tree = _new_mapped(operation, mount, userns_fd)
         except OSError as error:
             raise failure(operation.source, mount.destination, error) from error
         return Operation(mount.destination, operation.source, mount.type, options, tree)
     return operation
+
+
+def _new_mapped(operation: Operation, mount: Mount, userns_fd: Callable[[Mount], int]) -> int:
+    if not mount.uid_mappings:
+        return new_filesystem(operation)
+    owner = idmaps.owner(mount.uid_mappings, mount.gid_mappings)
+    with idmaps.mapped_layers(operation.options.data, userns_fd(mount), owner):
+        return new_filesystem(operation)
 
 
 def _open_source(

@@ -18,7 +18,9 @@ from runtime.cgroups import Manager
 from runtime.errors import RuntimeFailure
 from runtime.mounts import Operation
 from runtime.rootpath import components
-from runtime.spec import Device, Mount, Spec
+from runtime.spec import Device, IDMapping, Mount, Spec
+
+Mappings = tuple[IDMapping, ...]
 
 
 class Preparation:
@@ -30,6 +32,8 @@ class Preparation:
         self.bundle = str(bundle)
         self.stdio = stdio
         self.keep: list[int] = []
+        # By their mappings: all mounts of a container have the same, mostly.
+        self._user_namespaces: dict[tuple[Mappings, Mappings], int] = {}
         self._resources = ExitStack()
         self.close = self._resources.close
 
@@ -108,9 +112,12 @@ class Preparation:
         gids = mount.gid_mappings or linux.gid_mappings
         if not (uids and gids):
             raise RuntimeFailure("mount", f"idmap mount {mount.destination} has no mappings")
-        fd = namespaces.mapped_userns(uids, gids)
-        self._resources.callback(os.close, fd)
-        return fd
+        found = self._user_namespaces.get((uids, gids))
+        if found is None:
+            found = namespaces.mapped_userns(uids, gids)
+            self._resources.callback(os.close, found)
+            self._user_namespaces[uids, gids] = found
+        return found
 
     def _devices(self) -> tuple[rootfs.Node, ...]:
         for mount in self.spec.mounts:

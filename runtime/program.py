@@ -16,6 +16,8 @@ import resource
 import signal
 import stat
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from runtime import capabilities, lsm, scheduling, syscalls, users
@@ -164,6 +166,23 @@ def own_stdio(uid: int) -> None:
             # As runc: a descriptor that cannot be given away is still one that can be used.
             if error.errno not in (errno.EINVAL, errno.EPERM, errno.EROFS):
                 raise
+
+
+def give_stdio(fds: Iterable[int], owner: tuple[int, int]) -> None:
+    """Outside of a user namespace, whose root can do nothing with what is not its own."""
+    for fd in fds:
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+            os.fchown(fd, *owner)
+
+
+def raise_hard_limits(program: Program, pid: int) -> None:
+    """Likewise; ``set_limits`` in there has nothing to raise any more."""
+    for number, _, hard in program.rlimits:
+        soft, current = resource.prlimit(pid, number)
+        if current != resource.RLIM_INFINITY and (hard == resource.RLIM_INFINITY or hard > current):
+            with suppress(OSError, ValueError):  # set_limits says so
+                resource.prlimit(pid, number, (soft, hard))
 
 
 def set_limits(program: Program) -> None:

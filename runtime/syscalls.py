@@ -86,19 +86,24 @@ CGROUP2_SUPER_MAGIC = 0x63677270
 DEVPTS_SUPER_MAGIC = 0x1CD1
 PROC_SUPER_MAGIC = 0x9FA0
 
-# linux/close_range.h, linux/prctl.h, linux/seccomp.h, linux/keyctl.h
+# linux/close_range.h, linux/prctl.h, linux/securebits.h, linux/seccomp.h, linux/keyctl.h
 CLOSE_RANGE_CLOEXEC = 1 << 2
 PR_SET_PDEATHSIG = 1
+PR_GET_PDEATHSIG = 2
+PR_GET_DUMPABLE = 3
 PR_SET_DUMPABLE = 4
 PR_SET_KEEPCAPS = 8
 PR_CAPBSET_READ = 23
 PR_CAPBSET_DROP = 24
+PR_GET_SECUREBITS = 27
+PR_SET_SECUREBITS = 28
 PR_SET_TIMERSLACK = 29
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
 PR_CAP_AMBIENT_CLEAR_ALL = 4
+SECBIT_NO_SETUID_FIXUP = 1 << 2
 SECCOMP_SET_MODE_FILTER = 1
 SECCOMP_FILTER_FLAG_TSYNC = 1 << 0
 SECCOMP_FILTER_FLAG_LOG = 1 << 1
@@ -201,6 +206,8 @@ for _name, _types in {
     "sethostname": [c_char_p, ctypes.c_size_t],
     "setdomainname": [c_char_p, ctypes.c_size_t],
     "prctl": [c_int, c_ulong, c_ulong, c_ulong, c_ulong],
+    "setfsuid": [c_uint32],
+    "setfsgid": [c_uint32],
     "capset": [c_void_p, c_void_p],
     "fstatfs": [c_int, POINTER(statfs_head)],
     "personality": [c_ulong],
@@ -293,6 +300,18 @@ def setns(fd: int, flags: int) -> None:
 
 def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0) -> int:
     return check(_libc.prctl(option, arg2, arg3, arg4, 0), "prctl")
+
+
+def parent_death_signal() -> int:
+    found = c_int()
+    prctl(PR_GET_PDEATHSIG, ctypes.addressof(found))
+    return found.value
+
+
+def setfsids(uid: int, gid: int) -> None:
+    """Of the calling thread; neither call can fail."""
+    _libc.setfsgid(gid)
+    _libc.setfsuid(uid)
 
 
 def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = 0) -> None:
