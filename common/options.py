@@ -74,6 +74,7 @@ class EngineOptions:
     no_new_privileges: bool = False
     init: bool = False
     init_path: str | None = None
+    userns_remap: str | None = None  # "default", or user[:group]; absent: ids are the host's
     # Images.
     registry_mirrors: tuple[str, ...] = ()  # URLs
     insecure_registries: tuple[str, ...] = ()  # hosts and CIDRs

@@ -242,6 +242,7 @@ _SAME_VALUE = {
     "seccomp-profile": "seccomp_profile",
     "shutdown-timeout": "shutdown_timeout",
     "storage-driver": "storage_driver",
+    "userns-remap": "userns_remap",
     "userland-proxy": "userland_proxy",
 }
 

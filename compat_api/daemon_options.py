@@ -187,12 +187,7 @@ OPTIONS = (
         "Path to the userland proxy binary",
         unsupported="the proxy is part of the engine",
     ),
-    Option(
-        "userns-remap",
-        TEXT,
-        "User/Group setting for user namespaces",
-        unsupported="this engine does not map users",
-    ),
+    Option("userns-remap", TEXT, "User/Group setting for user namespaces"),
 )
 
 BY_FLAG = {option.flag: option for option in OPTIONS}

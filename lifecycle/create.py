@@ -24,6 +24,7 @@ from lifecycle import (
     logging_options,
     mountpoints,
     names,
+    remap,
     security,
     signals,
     volume_content,
@@ -122,6 +123,7 @@ def check(engine: Engine, config: pb.Config, host: pb.HostConfig) -> list[str]:
         signals.parse(config.stop_signal)
     capabilities.adjust(host.cap_add.values, host.cap_drop.values, privileged=host.privileged)
     warnings = kernel_support.discard_unsupported(engine.kernel, host.resources)
+    remap.check(engine.remap, host)
     host.runtime = host.runtime or engine.options.default_runtime or BUILT_IN
     find_runtime(engine.options, host.runtime)
     return warnings

@@ -29,7 +29,8 @@ from common.options import EngineOptions
 from common.paths import DEFAULT_DATA_ROOT, DEFAULT_EXEC_ROOT, Paths
 from images.endpoints import RegistryOptions
 from images.service import ImageService
-from lifecycle import exits, host, restore
+from images.snapshots import OVERLAY
+from lifecycle import exits, host, mapped_overlay, remap, restore
 from lifecycle._pb import (
     containers_pb2_grpc,
     images_pb2_grpc,
@@ -54,6 +55,7 @@ from runtime import cgroups
 
 log = logging.getLogger("longshore-lifecycle")
 
+SCRATCH = "snapshots/own-remap"  # swept with the other unfinished things there
 GRACE_SECONDS = 1.0  # for calls under way when the process is told to end
 
 GRPC_OPTIONS: list[tuple[str, Any]] = [
@@ -156,6 +158,7 @@ async def serve(paths: Paths, options: EngineOptions) -> None:
 
 async def build(paths: Paths, options: EngineOptions, kernel: host.Host) -> Engine:
     """Open every part but for the processes and sockets; see ``serve``."""
+    mapping = remap.open_remap(options.userns_remap) if options.userns_remap else None
     database = Database(paths.database)
     events = EventLog()
     containers = ContainerTable(database)
@@ -167,6 +170,8 @@ async def build(paths: Paths, options: EngineOptions, kernel: host.Host) -> Engi
         storage_driver=options.storage_driver or "",
     )
     await images.open()
+    if mapping is not None and images.details.storage_driver == OVERLAY:
+        mapped_overlay.try_out(mapping, paths.data_root / SCRATCH)
     networks = NetworkService(database, paths, options, events)
     warnings = kernel.warnings + networks.start()
     engine = Engine(
@@ -186,6 +191,7 @@ async def build(paths: Paths, options: EngineOptions, kernel: host.Host) -> Engi
         engine_id=_engine_id(paths.data_root),
         kernel=kernel,
         warnings=warnings,
+        remap=mapping,
         on_shim_event=lambda container, event: exits.on_event(engine, container, event),
         on_shim_close=lambda container: exits.on_close(engine, container),
         on_start_failed=lambda container: exits.on_start_failed(engine, container),

@@ -17,6 +17,7 @@ from lifecycle.events import EventLog
 from lifecycle.host import Host
 from lifecycle.networks import NetworkService
 from lifecycle.plugins import Plugins
+from lifecycle.remap import Remap
 from lifecycle.shims import Zygote
 from lifecycle.streams import StreamRegistry
 from lifecycle.volumes import VolumeService
@@ -43,6 +44,7 @@ class Engine:
     engine_id: str
     kernel: Host
     warnings: list[str]
+    remap: Remap | None  # --userns-remap
     on_shim_event: Callable[[Container, Message], None]
     on_shim_close: Callable[[Container], None]
     on_start_failed: Callable[[Container], None]

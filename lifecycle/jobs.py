@@ -11,14 +11,14 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from common.errors import Conflict, InternalError, Unavailable, from_code
 from images.model import Mount
-from lifecycle import mountpoints, volume_use
+from lifecycle import mountpoints, remap, volume_use
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle.container import Container
 from lifecycle.engine import Engine
@@ -148,7 +148,12 @@ async def _view(engine: Engine, container: Container, held: AsyncExitStack) -> V
     if container.has_process:
         pidfd = _open_init(container)
         held.callback(os.close, pidfd)
-        return View({"running": True, "hidden": _hidden(container.record)}, pidfd)
+        message = {
+            "running": True,
+            "hidden": _hidden(container.record),
+            "user_namespace": _has_user_namespace(container),
+        }
+        return View(message, pidfd)
     if container.ending is not None:
         await asyncio.shield(container.ending)
     staged = await held.enter_async_context(volume_use.lent(engine, container))
@@ -159,6 +164,15 @@ def _hidden(record: pb.Container) -> list[str]:
     """What the user has mounted there is the user's, and stays."""
     theirs = {point.destination for point in record.mounts} | set(record.host_config.tmpfs)
     return [path for path in HIDDEN if path not in theirs]
+
+
+def _has_user_namespace(container: Container) -> bool:
+    """Asked of the kernel: --userns-remap may be another than when the container was started."""
+    try:
+        theirs = os.stat(f"/proc/{container.record.state.pid}/ns/user")
+    except FileNotFoundError as error:
+        raise Unavailable(f"container {container.id} has just ended") from error
+    return not os.path.samestat(theirs, os.stat("/proc/self/ns/user"))
 
 
 def _open_init(container: Container) -> int:
@@ -182,7 +196,7 @@ def _open_init(container: Container) -> int:
 def stopped(engine: Engine, container: Container, staged: Mapping[str, str]) -> Message:
     """What has to be mounted for a container without processes."""
     record = container.record
-    mounts = [item for item in mountpoints.oci_mounts(record, staged) if item["type"] == "bind"]
+    mounts = list(_binds(engine, record, staged))
     theirs = {item["destination"] for item in mounts}
     for name in FILES:
         source = f"{record.directory}/{name}"
@@ -195,6 +209,26 @@ def stopped(engine: Engine, container: Container, staged: Mapping[str, str]) -> 
         "mounts": sorted(mounts, key=lambda item: str(item["destination"]).count("/")),
         "readonly": record.host_config.readonly_rootfs,
     }
+
+
+def _binds(
+    engine: Engine, record: pb.Container, staged: Mapping[str, str]
+) -> Iterator[dict[str, Any]]:
+    """A job has no user namespace here, and the engine's files have the container's ids on disk.
+
+    So only what is the host's is mapped, with what the container makes of it.
+    """
+    mapping = remap.of(engine.remap, record.host_config)
+    images = {point.destination for point in record.mounts if point.type == "image"}
+    own = engine.volumes.has_own_files
+    for item in mountpoints.oci_mounts(record, staged, mapping, own):
+        if item["type"] != "bind":
+            continue
+        if mapping is not None:
+            is_own = item.pop("uidMappings", None) and item.pop("gidMappings")
+            if not is_own and item["destination"] not in images:
+                item |= mapping.inverse
+        yield item
 
 
 def layers(engine: Engine, container_id: str) -> Message:

@@ -28,16 +28,25 @@ def resolve(containers: ContainerTable, host: pb.HostConfig) -> None:
         setattr(host, field, _PREFIX + other.id)
 
 
-def namespaces(containers: ContainerTable, host: pb.HostConfig) -> dict[str, str]:
-    """OCI namespace type to path, at a start; raises Docker's errors."""
+def namespaces(
+    containers: ContainerTable, host: pb.HostConfig, *, mapped: bool = False
+) -> dict[str, str]:
+    """OCI namespace type to path, at a start; raises Docker's errors.
+
+    A container with ``mapped`` ids needs the user namespace that owns what it joins; of several it
+    is the last one's, as in Docker.
+    """
     joined = {}
     for kind, name, mode, find in (
         ("network", "net", host.network_mode, network_container),
-        ("pid", "pid", host.pid_mode, _pid_container),
         ("ipc", "ipc", host.ipc_mode, _ipc_container),
+        ("pid", "pid", host.pid_mode, _pid_container),
     ):
         if mode.startswith(_PREFIX):
-            joined[kind] = f"/proc/{find(containers, mode).record.state.pid}/ns/{name}"
+            pid = find(containers, mode).record.state.pid
+            joined[kind] = f"/proc/{pid}/ns/{name}"
+            if mapped:
+                joined["user"] = f"/proc/{pid}/ns/user"
     return joined
 
 

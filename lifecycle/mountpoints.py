@@ -15,6 +15,7 @@ from typing import Any
 from common.errors import InternalError, InvalidArgument, NotFound, NotSupported
 from images.model import Image
 from lifecycle._pb import containers_pb2 as pb
+from lifecycle.remap import Remap
 from lifecycle.spec_mounts import PROPAGATIONS
 from lifecycle.volumes import VolumeService
 
@@ -221,10 +222,16 @@ async def _volume_point(
     )
 
 
-def oci_mounts(container: pb.Container, staged: Mapping[str, str]) -> list[Json]:
+def oci_mounts(
+    container: pb.Container,
+    staged: Mapping[str, str],
+    remap: Remap | None = None,
+    is_own: Callable[[str], bool] = lambda _volume: False,
+) -> list[Json]:
     """The mounts as the runtime makes them, with missing bind sources made as Docker makes them.
 
     ``staged`` says by destination what is mounted from elsewhere than its source (staging.py).
+    With ``remap`` volumes whose files ``is_own`` calls the engine's are mapped, and binds are not.
     """
     host = container.host_config
     mounts = {posixpath.normpath(mount.target): mount for mount in host.mounts}
@@ -238,13 +245,28 @@ def oci_mounts(container: pb.Container, staged: Mapping[str, str]) -> list[Json]
             result.append(_tmpfs(point.destination, _tmpfs_options(asked)))
         else:
             source = staged.get(point.destination, point.source)
-            result.append(_bind(point, source, asked))
+            if point.type == "bind" and not os.path.lexists(source):
+                _make_source(source, remap)
+            mount = _bind(point, source, asked)
+            if remap is not None and point.type == "volume" and is_own(point.name):
+                mount |= remap.mappings
+            result.append(mount)
     return result
 
 
+def _make_source(path: str, remap: Remap | None) -> None:
+    """For the container's root; what is missing above it is so, too."""
+    if remap is None:
+        os.makedirs(path, mode=0o755, exist_ok=True)
+        return
+    parent = os.path.dirname(path)
+    if not os.path.lexists(parent):
+        _make_source(parent, remap)
+    os.mkdir(path, 0o755)
+    os.chown(path, *remap.root, follow_symlinks=False)
+
+
 def _bind(point: pb.MountPoint, source: str, asked: pb.Mount) -> Json:
-    if point.type == "bind" and not os.path.lexists(source):
-        os.makedirs(source, mode=0o755, exist_ok=True)
     recursive = not asked.bind.non_recursive
     options = ["rbind" if recursive else "bind", point.propagation or "rprivate"]
     if not point.read_write or point.type == "image":

@@ -14,6 +14,7 @@ from typing import Any
 from lifecycle import capabilities, spec_mounts, spec_resources
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle.init_program import PATH_INSIDE
+from lifecycle.remap import Remap
 
 Json = dict[str, Any]
 
@@ -45,6 +46,7 @@ class Surroundings:
     namespaces: Mapping[str, str] = field(default_factory=dict)  # joined ones: type to path
     shm_path: str = ""  # a /dev/shm shared with another container
     cgroup_version: int = 1
+    remap: Remap | None = None  # the container's ids on the host, if they are not the same
     hostname: str = ""
     link_environment: Sequence[str] = ()
     init_path: str = ""  # on the host, for --init
@@ -59,18 +61,22 @@ def build(container: pb.Container, around: Surroundings) -> Json:
     """config.json without seccomp, which the shim gets compiled."""
     host = container.host_config
     device_nodes, device_rules = spec_resources.devices(host)
+    device_mounts = []
+    if around.remap is not None:
+        device_nodes, device_mounts = [], spec_resources.device_mounts(host)
     spec: Json = {
         "ociVersion": "1.2.0",
         "root": {"path": "rootfs", "readonly": host.readonly_rootfs},
         "process": process(container, around),
-        "mounts": spec_mounts.build(host, around),
+        "mounts": spec_mounts.build(host, around) + device_mounts,
         "annotations": dict(host.annotations),
         "linux": {
             "namespaces": _namespaces(container, around),
+            **(around.remap.mappings if around.remap else {}),
             "devices": device_nodes,
             "cgroupsPath": cgroup_path(container, around.cgroup_parent),
             "resources": spec_resources.resources(host, device_rules),
-            "sysctl": _sysctls(host),
+            "sysctl": _sysctls(host, mapped=around.remap is not None),
             "maskedPaths": list(host.masked_paths.values),
             "readonlyPaths": list(host.readonly_paths.values),
             "rootfsPropagation": spec_mounts.rootfs_propagation(around.mounts),
@@ -83,15 +89,15 @@ def build(container: pb.Container, around: Surroundings) -> Json:
     return spec
 
 
-def _sysctls(host: pb.HostConfig) -> Mapping[str, str]:
-    """Docker lets every user ping, and serve low ports, where the network is the container's."""
+def _sysctls(host: pb.HostConfig, *, mapped: bool) -> Mapping[str, str]:
+    """Docker lets every user ping, and serve low ports, where the network is the container's.
+
+    Not the former in a user namespace, which has fewer groups than the range.
+    """
     if host.network_mode == "host" or host.network_mode.startswith("container:"):
         return dict(host.sysctls)
-    return {
-        "net.ipv4.ping_group_range": "0 2147483647",
-        "net.ipv4.ip_unprivileged_port_start": "0",
-        **host.sysctls,
-    }
+    groups = {} if mapped else {"net.ipv4.ping_group_range": "0 2147483647"}
+    return {**groups, "net.ipv4.ip_unprivileged_port_start": "0", **host.sysctls}
 
 
 def cgroup_path(container: pb.Container, default_parent: str) -> str:
@@ -175,6 +181,7 @@ def rlimits(host: pb.HostConfig, defaults: Sequence[pb.Ulimit]) -> list[Json]:
 def _namespaces(container: pb.Container, around: Surroundings) -> list[Json]:
     host = container.host_config
     shared = {
+        "user": around.remap is None,
         "pid": host.pid_mode == "host",
         "ipc": host.ipc_mode == "host",
         "uts": host.uts_mode == "host",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,12 @@ def build(host: pb.HostConfig, around: Surroundings) -> list[Json]:
     theirs = {mount["destination"] for mount in around.mounts}
     mounts = [mount for mount in _kernel(host, around) if mount["destination"] not in theirs]
     rest = list(around.mounts)
-    rest += [_file(path, source) for path, source in around.files.items() if path not in theirs]
+    mappings = around.remap.mappings if around.remap else {}
+    rest += [
+        {**_file(path, source), **mappings}
+        for path, source in around.files.items()
+        if path not in theirs
+    ]
     if around.init_path:
         rest.append(_file(PATH_INSIDE, around.init_path, read_only=True))
     return mounts + sorted(rest, key=_depth)
@@ -45,8 +51,11 @@ def _kernel(host: pb.HostConfig, around: Surroundings) -> Iterable[Json]:
     yield _mount("/sys", "sysfs", "sysfs", [*_NO_PRIVILEGE, system])
     cgroups = "rw" if around.writable_cgroups else "ro"
     yield _mount("/sys/fs/cgroup", "cgroup", "cgroup", [cgroups, *_NO_PRIVILEGE])
-    # Shows the queues of the IPC namespace, whichever it is.
-    yield _mount("/dev/mqueue", "mqueue", "mqueue", _NO_PRIVILEGE)
+    # Shows the queues of the IPC namespace, whichever it is, to who has rights in it.
+    if around.remap is None or host.ipc_mode != "host":
+        yield _mount("/dev/mqueue", "mqueue", "mqueue", _NO_PRIVILEGE)
+    elif os.path.ismount("/dev/mqueue"):
+        yield _bind("/dev/mqueue", "/dev/mqueue", ["rbind", *_NO_PRIVILEGE])
     if host.ipc_mode == "host":
         yield _bind("/dev/shm", "/dev/shm", ["rbind", *_NO_PRIVILEGE])
     elif around.shm_path:

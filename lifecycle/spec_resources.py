@@ -128,7 +128,7 @@ def devices(host: pb.HostConfig) -> tuple[list[Json], list[Json]]:
     nodes: list[Json] = []
     rules: list[Json] = [*DEFAULT_DEVICE_RULES]
     for mapping in host.resources.devices:
-        for node in _mapped(mapping):
+        for _, node in _mapped(mapping):
             nodes.append(node)
             rules.append(
                 {
@@ -145,22 +145,36 @@ def devices(host: pb.HostConfig) -> tuple[list[Json], list[Json]]:
     return nodes, rules
 
 
-def _mapped(mapping: pb.DeviceMapping) -> Iterable[Json]:
-    """The node of a --device, or all below a directory."""
+def device_mounts(host: pb.HostConfig) -> list[Json]:
+    """The same for who cannot make nodes: the host's own, wherever they are on it."""
+    return [
+        {
+            "destination": node["path"],
+            "type": "bind",
+            "source": path,
+            "options": ["bind", "rprivate"],
+        }
+        for mapping in host.resources.devices
+        for path, node in _mapped(mapping)
+    ]
+
+
+def _mapped(mapping: pb.DeviceMapping) -> Iterable[tuple[str, Json]]:
+    """The host's path and the node of a --device, or of all below a directory."""
     source = os.path.realpath(mapping.path_on_host)
     target = mapping.path_in_container or mapping.path_on_host
     if not os.path.isdir(source):
         node = _node(source, target)
         if node is None:
             raise _not_a_device(source)
-        return [node]
+        return [(source, node)]
     found = []
     for directory, _, files in os.walk(source):
         for name in sorted(files):
             path = os.path.join(directory, name)
             node = _node(path, target + path[len(source) :])
             if node is not None:
-                found.append(node)
+                found.append((path, node))
     if not found:
         raise _not_a_device(source)
     return found

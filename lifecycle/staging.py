@@ -17,23 +17,27 @@ from pathlib import Path
 
 from common.errors import EngineError, InternalError, InvalidArgument
 from common.ids import new_id
-from lifecycle import hostmounts
+from lifecycle import hostmounts, mapped_overlay
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle.container import Container
 from lifecycle.engine import Engine
+from lifecycle.remap import Remap
 from runtime import mountoptions, mounts, syscalls
 
 CLONE = syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE
 BENEATH = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_MAGICLINKS
 
 
-def mount(engine: Engine, container: Container) -> dict[str, str]:
-    """Destination to path, for the mounts that need it; ``unmount`` takes them away."""
+def mount(engine: Engine, container: Container, mapping: Remap | None) -> dict[str, str]:
+    """Destination to path, for the mounts that need it; ``unmount`` takes them away.
+
+    ``mapping`` is for images; volumes get theirs from the runtime.
+    """
     staged: dict[str, str] = {}
     try:
         for point in container.record.mounts:
             if point.type == "image" or point.subpath:
-                staged[point.destination] = os.fspath(_stage(engine, point))
+                staged[point.destination] = os.fspath(_stage(engine, point, mapping))
     except BaseException:
         unmount(engine, staged)
         raise
@@ -60,10 +64,10 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def _stage(engine: Engine, point: pb.MountPoint) -> Path:
+def _stage(engine: Engine, point: pb.MountPoint, mapping: Remap | None) -> Path:
     with ExitStack() as opened:
         if point.type == "image":
-            base = _image(engine, point)
+            base = _image(engine, point, mapping)
         else:
             base = syscalls.open_tree(syscalls.AT_FDCWD, point.source, CLONE)
         opened.callback(os.close, base)
@@ -108,7 +112,7 @@ def _look_up(base: int, subpath: str, shown: str) -> int:
         raise InternalError(f"cannot access path {path}: lstat {path}: {reason}") from error
 
 
-def _image(engine: Engine, point: pb.MountPoint) -> int:
+def _image(engine: Engine, point: pb.MountPoint, mapping: Remap | None) -> int:
     """A detached mount of the image's layers, read-only whatever was asked for, as in Docker."""
     try:
         image = engine.images.resolve(point.image_id)
@@ -125,6 +129,6 @@ def _image(engine: Engine, point: pb.MountPoint) -> int:
     try:
         if not layers:
             return syscalls.open_tree(syscalls.AT_FDCWD, os.fspath(empty), CLONE)
-        return mounts.new_filesystem(operation)
+        return mapped_overlay.make(operation, mapping)
     except OSError as error:
         raise InternalError(f"cannot mount image {point.name}: {error.strerror}") from error

@@ -24,6 +24,7 @@ from lifecycle import (
     health,
     jobs,
     links,
+    remap,
     spec,
     staging,
     surroundings,
@@ -102,7 +103,7 @@ async def _start(engine: Engine, container: Container, shim_task: asyncio.Future
     staged: dict[str, str] = {}
     try:
         await volume_use.mount(engine, container)
-        staged = staging.mount(engine, container)
+        staged = staging.mount(engine, container, remap.of(engine.remap, record.host_config))
         network = attachment.attach(engine, container, sockets)
         bundle = engine.paths.shim(container.id)
         (bundle / "rootfs").mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -115,7 +116,7 @@ async def _start(engine: Engine, container: Container, shim_task: asyncio.Future
             [item.fileno() for item in sockets],
             bundle=os.fspath(bundle),
             state_root=os.fspath(engine.paths.runtime_state),
-            rootfs_mounts=surroundings.rootfs_mounts(engine, container.id),
+            rootfs_mounts=surroundings.rootfs_mounts(engine, container),
             seccomp_bpf=surroundings.seccomp(engine, record.host_config),
             stdin_open=record.config.open_stdin,
             stdin_once=record.config.stdin_once,

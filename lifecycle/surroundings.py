@@ -11,7 +11,16 @@ from ipaddress import ip_address
 from typing import Any
 
 from common.errors import InternalError, InvalidArgument
-from lifecycle import attachment, init_program, joined, links, mountpoints, security, spec
+from lifecycle import (
+    attachment,
+    init_program,
+    joined,
+    links,
+    mountpoints,
+    remap,
+    security,
+    spec,
+)
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle._pb.containers_pb2 import Ulimit
 from lifecycle.container import Container
@@ -25,20 +34,24 @@ def gather(engine: Engine, container: Container, staged: Mapping[str, str]) -> s
     record = container.record
     options = engine.options
     host = record.host_config
+    mapping = remap.of(engine.remap, host)
+    remap.check(engine.remap, host)
     chosen = security.parse(host.security_opt.values)
     if not engine.kernel.apparmor:
         record.apparmor_profile = ""  # as Docker shows it, once it was not applied
+    remap.refuse_writable_cgroups(engine.remap, asked=chosen.writable_cgroups is not None)
     _refuse_device_requests(host)
     _check_resolvers(host)
     links.check(engine.containers, record)
     if host.network_mode.startswith("container:"):
         _take_names(record, joined.network_container(engine.containers, host.network_mode).record)
     return spec.Surroundings(
-        mounts=mountpoints.oci_mounts(record, staged),
+        mounts=mountpoints.oci_mounts(record, staged, mapping, engine.volumes.has_own_files),
         files=attachment.files(engine, container),
-        namespaces=joined.namespaces(engine.containers, host),
+        namespaces=joined.namespaces(engine.containers, host, mapped=mapping is not None),
         shm_path=joined.shm_path(engine.containers, host),
         cgroup_version=engine.cgroup_version,
+        remap=mapping,
         hostname=record.config.hostname,
         link_environment=links.environment(engine.containers, record),
         no_new_privileges=(
@@ -99,15 +112,17 @@ def _init_path(engine: Engine, host: pb.HostConfig) -> str:
     return path
 
 
-def rootfs_mounts(engine: Engine, container_id: str) -> list[dict[str, Any]]:
+def rootfs_mounts(engine: Engine, container: Container) -> list[dict[str, Any]]:
+    mapping = remap.of(engine.remap, container.record.host_config)
     return [
         {
+            **(mapping.mappings if mapping else {}),
             "type": mount.type,
             "source": mount.source,
             "destination": mount.destination,
             "options": list(mount.options),
         }
-        for mount in engine.images.container_mounts(container_id)
+        for mount in engine.images.container_mounts(container.id)
     ]
 
 

@@ -42,7 +42,7 @@ async def lent(engine: Engine, container: Container) -> AsyncIterator[dict[str, 
     try:
         for point in volumes(container.record):
             point.source = await engine.volumes.mount(point.name, _user(container, point, job))
-        staged = staging.mount(engine, container)
+        staged = staging.mount(engine, container, None)  # a job sees no mapping
         yield staged
     finally:
         staging.unmount(engine, staged)

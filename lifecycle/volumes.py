@@ -136,6 +136,14 @@ class VolumeService:
         """Where its files are; of a plugin's volume that is known only while it is mounted."""
         return os.fspath(self._local.path(volume.name)) if volume.driver == LOCAL else ""
 
+    def has_own_files(self, name: str) -> bool:
+        """Whether only containers write what is in it, so that its ids are theirs to say."""
+        volume = self._volumes.get(name)
+        if volume is None or volume.driver != LOCAL:
+            return False
+        options = volume.options or {}
+        return not options.get("device") or options["type"] == "tmpfs"
+
     def drivers(self) -> list[str]:
         return [LOCAL, *self._plugins.active(volume_plugins.INTERFACE)]
 

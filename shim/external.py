@@ -23,7 +23,7 @@ from typing import Any
 
 import orjson
 
-from runtime import cgroups, mounts, spec, state, syscalls, users
+from runtime import cgroups, mounts, namespaces, spec, state, syscalls, users
 from runtime.cgroups import OOMWatch
 from runtime.errors import RuntimeFailure
 from runtime.rootpath import Root
@@ -62,6 +62,7 @@ class ExternalContainer:
         self._pid = 0
         self._pidfd = -1
         self._created = False
+        self._user_namespaces: list[int] = []
 
     def terminal(self) -> bool:
         return self._spec.process.terminal
@@ -139,6 +140,11 @@ class ExternalContainer:
                 self._rootfs.rmdir()
                 state.remove(self._bundle)
 
+    def _user_namespace(self, mount: spec.Mount) -> int:
+        fd = namespaces.mapped_userns(mount.uid_mappings, mount.gid_mappings)
+        self._user_namespaces.append(fd)
+        return fd
+
     def _mount(self) -> None:
         """Mount the root file system where only this process and the command see it."""
         if not self._request.rootfs_mounts:
@@ -150,7 +156,7 @@ class ExternalContainer:
             with self._opened("/") as root:
                 syscalls.mount_setattr(root, propagation=syscalls.MS_SLAVE, recursive=True)
             for mount in self._request.rootfs_mounts:
-                operation = mounts.plan(mount, str(self._request.bundle), _no_id_mapping)
+                operation = mounts.plan(mount, str(self._request.bundle), self._user_namespace)
                 with self._opened(str(self._rootfs)) as target:
                     if mount.destination.strip("/"):
                         mounts.attach(operation, Root(target))
@@ -159,6 +165,9 @@ class ExternalContainer:
                     os.close(operation.tree)
         except OSError as e:
             raise RuntimeFailure.from_os("mount", e) from e
+        finally:
+            while self._user_namespaces:
+                os.close(self._user_namespaces.pop())
 
     def _write_config(self) -> None:
         document = self._document
@@ -229,12 +238,6 @@ class ExternalContainer:
             yield fd
         finally:
             os.close(fd)
-
-
-def _no_id_mapping(mount: spec.Mount) -> int:
-    raise RuntimeFailure(
-        "mount", "id-mapped root mounts need the native runtime", path=mount.source
-    )
 
 
 def _number_user(process: dict[str, Any], user: spec.User, root: Root) -> None:

@@ -108,6 +108,8 @@ class System(SystemServicer):
             options.append(f"name=seccomp,profile={profile}")
         if self._host.cgroup_version == 2:
             options.append("name=cgroupns")
+        if self._engine.remap is not None:
+            options.append("name=userns")
         return options
 
     def _runtimes(self) -> list[pb.Runtime]:

@@ -15,19 +15,22 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from common.errors import Unavailable
-from runtime import mounts, rootfs, syscalls
+from runtime import mounts, namespaces, rootfs, syscalls
+from runtime.errors import RuntimeFailure
 from runtime.mounts import Operation
 from runtime.rootpath import Root
-from runtime.spec import Mount
+from runtime.spec import IDMapping, Mount
 from runtime.syscalls import (
     AT_FDCWD,
     CLONE_NEWNS,
+    CLONE_NEWUSER,
     FSCONFIG_CMD_CREATE,
     FSCONFIG_SET_STRING,
     MOUNT_ATTR_NODEV,
@@ -71,7 +74,7 @@ def enter_layers(message: Message, fds: list[int]) -> Root:
     """The overlay alone, without anything that is mounted in it."""
     if not message["running"]:
         return _enter_stopped(replace(_stopped(message), mounts=()), write=False)
-    _join(fds.pop())
+    _join(message, fds.pop())
     tree = syscalls.open_tree(AT_FDCWD, "/", OPEN_TREE_CLONE)
     rootfs.attach_root(tree, "/")
     return _step_into(tree, HARMLESS | MOUNT_ATTR_RDONLY)
@@ -97,15 +100,31 @@ def _mount(item: dict[str, Any]) -> Mount:
         type=str(item["type"]),
         source=str(item["source"]),
         options=tuple(str(option) for option in item["options"]),
+        uid_mappings=_mappings(item.get("uidMappings", ())),
+        gid_mappings=_mappings(item.get("gidMappings", ())),
     )
 
 
-def _join(pidfd: int) -> None:
+def _mappings(items: Iterable[dict[str, Any]]) -> tuple[IDMapping, ...]:
+    return tuple(
+        IDMapping(int(item["containerID"]), int(item["hostID"]), int(item["size"]))
+        for item in items
+    )
+
+
+def _join(message: Message, pidfd: int) -> None:
+    """Ids are to be the container's, so its user namespace is joined where it has one."""
+    users = CLONE_NEWUSER if message.get("user_namespace") else 0
     try:
-        syscalls.setns(pidfd, CLONE_NEWNS)
+        syscalls.setns(pidfd, CLONE_NEWNS | users)
     except ProcessLookupError as error:
         raise Unavailable("the container has just ended") from error
     os.close(pidfd)
+    if users:
+        os.setgroups(())
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     syscalls.unshare(CLONE_NEWNS)
     _make_private()
 
@@ -119,7 +138,7 @@ def _make_private() -> None:
 
 
 def _enter_running(message: Message, fds: list[int], attributes: int) -> Root:
-    _join(fds.pop())
+    _join(message, fds.pop())
     for name in message["hidden"]:
         try:
             syscalls.umount(str(name), syscalls.MNT_DETACH | UMOUNT_NOFOLLOW)
@@ -133,10 +152,10 @@ def _enter_stopped(view: Stopped, *, write: bool) -> Root:
     syscalls.unshare(CLONE_NEWNS)
     _make_private()
     # All that is named by a path of the host is opened before the first mount covers any.
-    operations = [mounts.plan(item, "/", _no_mapping) for item in view.mounts]
+    operations = [_plan(item) for item in view.mounts]
     # A root that is no overlay is a copy of the container's own: there is nothing to throw away.
     if write or view.root.type != "overlay":
-        tree = mounts.plan(view.root, "/", _no_mapping).tree
+        tree = mounts.plan(view.root, "/", _user_namespace).tree
     else:
         tree = _throw_away(view.root, view.scratch)
     rootfs.attach_root(tree, view.scratch)
@@ -145,6 +164,26 @@ def _enter_stopped(view: Stopped, *, write: bool) -> Root:
     if view.readonly:
         syscalls.mount_setattr(tree, set_=MOUNT_ATTR_RDONLY)
     return _step_into(tree, attributes)
+
+
+def _plan(mount: Mount) -> Operation:
+    try:
+        return mounts.plan(mount, "/", _user_namespace)
+    except RuntimeFailure as failure:
+        if not mount.uid_mappings or failure.errno != errno.EINVAL:
+            raise
+    # Its file system cannot map ids: then they are the host's.
+    return mounts.plan(replace(mount, uid_mappings=(), gid_mappings=()), "/", _user_namespace)
+
+
+def _user_namespace(mount: Mount) -> int:
+    return _mapped(mount.uid_mappings, mount.gid_mappings)
+
+
+@cache
+def _mapped(uids: tuple[IDMapping, ...], gids: tuple[IDMapping, ...]) -> int:
+    """Made once for all mounts; it goes with the process."""
+    return namespaces.mapped_userns(uids, gids)
 
 
 def _attach_all(operations: Sequence[Operation], root: Root) -> None:
@@ -178,7 +217,9 @@ def _throw_away(root: Mount, scratch: str) -> int:
         lower = _below(top, lower)
     options = (*lower, *new, *rest)
     return mounts.plan(
-        Mount(destination="/", type="overlay", source="overlay", options=options), "/", _no_mapping
+        Mount(destination="/", type="overlay", source="overlay", options=options),
+        "/",
+        _user_namespace,
     ).tree
 
 
@@ -219,7 +260,3 @@ def _finish(attributes: int) -> Root:
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     syscalls.mount_setattr(root, set_=attributes, recursive=True)
     return Root(root)
-
-
-def _no_mapping(mount: Mount) -> int:
-    raise OSError(errno.EINVAL, "no id-mapped mounts here", mount.destination)

@@ -110,7 +110,7 @@ def test_an_empty_file_is_fine(tmp_path: Path) -> None:
         ),
         ({"debug": "yes"}, (), "cannot unmarshal"),
         ("{", (), "unable to configure the daemon with file"),
-        ({"userns-remap": "default"}, (), "--userns-remap is not supported"),
+        ({"selinux-enabled": True}, (), "--selinux-enabled is not supported"),
         ({"features": {"containerd-snapshotter": True}}, (), "--feature containerd-snapshotter"),
     ],
 )
@@ -157,7 +157,13 @@ def test_option_errors(arguments: tuple[str, ...], text: str) -> None:
 
 
 def test_unsupported_options_may_be_turned_off() -> None:
-    config("--selinux-enabled=false", "--experimental=false", "--userns-remap=")
+    config("--selinux-enabled=false", "--experimental=false", "--metrics-addr=")
+
+
+def test_userns_remap(tmp_path: Path) -> None:
+    assert config("--userns-remap", "default").engine.userns_remap == "default"
+    assert config("--userns-remap=").engine.userns_remap is None
+    assert with_file(tmp_path, {"userns-remap": "me:us"}).engine.userns_remap == "me:us"
 
 
 def test_help_names_what_is_supported() -> None:
