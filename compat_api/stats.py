@@ -41,6 +41,17 @@ INTERFACE_COUNTERS = (
     "tx_errors",
     "tx_dropped",
 )
+# Of v2's memory.stat; those that this kernel lacks, or calls otherwise, are 0.
+MEMORY_KEYS_V2 = (
+    *("anon", "file", "kernel_stack", "slab", "sock", "shmem"),
+    *("file_mapped", "file_dirty", "file_writeback", "anon_thp"),
+    *("inactive_anon", "active_anon", "inactive_file", "active_file", "unevictable"),
+    *("slab_reclaimable", "slab_unreclaimable", "pgfault", "pgmajfault"),
+    *("workingset_refault", "workingset_activate", "workingset_nodereclaim"),
+    *("pgrefill", "pgscan", "pgsteal", "pgactivate", "pgdeactivate", "pglazyfree", "pglazyfreed"),
+    *("thp_fault_alloc", "thp_collapse_alloc"),
+)
+UNLIMITED_V2 = 2**64 - 1
 NO_CPU: dict[str, Any] = {
     "cpu_usage": {"total_usage": 0, "usage_in_kernelmode": 0, "usage_in_usermode": 0},
     "throttling_data": {"periods": 0, "throttled_periods": 0, "throttled_time": 0},
@@ -92,18 +103,19 @@ def following_body(sample: pb.Stats, before: dict[str, Any]) -> dict[str, Any]:
 def stats_body(sample: pb.Stats) -> dict[str, Any]:
     counters = orjson.loads(sample.json) if sample.json else {}
     cgroup = counters.get("cgroup", {})
+    unified = cgroup.get("version") == 2
     body: dict[str, Any] = {
         "name": f"/{sample.name}",
         "id": sample.id,
         "read": rfc3339_nano(counters.get("read", 0)),
         "preread": ZERO_TIME,
-        "pids_stats": pids_body(cgroup.get("pids")),
-        "blkio_stats": block_io_body(cgroup.get("block_io")),
+        "pids_stats": pids_body(cgroup.get("pids"), unified=unified),
+        "blkio_stats": block_io_body(cgroup.get("block_io"), unified=unified),
         "num_procs": 0,
         "storage_stats": {},
         "cpu_stats": cpu_body(cgroup["cpu"], sample) if "cpu" in cgroup else NO_CPU,
         "precpu_stats": NO_CPU,
-        "memory_stats": memory_body(cgroup.get("memory"), sample),
+        "memory_stats": memory_body(cgroup.get("memory"), sample, unified=unified),
     }
     if counters.get("interfaces"):
         body["networks"] = {
@@ -113,15 +125,20 @@ def stats_body(sample: pb.Stats) -> dict[str, Any]:
     return body
 
 
-def pids_body(pids: dict[str, Any] | None) -> dict[str, Any]:
+def pids_body(pids: dict[str, Any] | None, *, unified: bool) -> dict[str, Any]:
     if not pids:
         return {}
+    if unified and pids.get("limit") is None:
+        pids = {**pids, "limit": UNLIMITED_V2}
     return {name: pids[name] for name in ("current", "limit") if pids.get(name)}
 
 
-def block_io_body(block_io: dict[str, Any] | None) -> dict[str, Any]:
+def block_io_body(block_io: dict[str, Any] | None, *, unified: bool) -> dict[str, Any]:
+    body = dict.fromkeys(BLOCK_IO_TABLES)
     if block_io is None:
-        return dict.fromkeys(BLOCK_IO_TABLES)
+        return body
+    if unified:
+        return body | {BLOCK_IO_TABLES[0]: block_io[BLOCK_IO_TABLES[0]] or None}
     return {name: block_io.get(name, []) for name in BLOCK_IO_TABLES}
 
 
@@ -141,13 +158,18 @@ def cpu_body(cpu: dict[str, Any], sample: pb.Stats) -> dict[str, Any]:
     }
 
 
-def memory_body(memory: dict[str, Any] | None, sample: pb.Stats) -> dict[str, Any]:
+def memory_body(
+    memory: dict[str, Any] | None, sample: pb.Stats, *, unified: bool
+) -> dict[str, Any]:
     if not memory:
         return {}
+    counters = memory["stat"]
+    if unified:
+        counters = {name: counters.get(name, 0) for name in MEMORY_KEYS_V2}
     body = {
         "usage": memory["usage"],
-        "max_usage": memory["max_usage"],
-        "stats": memory["stat"],
+        "max_usage": 0 if unified else memory["max_usage"],
+        "stats": counters,
         "failcnt": memory["failcnt"],
         "limit": sample.memory_limit,
     }

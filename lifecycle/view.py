@@ -86,7 +86,9 @@ async def stats(container: Container) -> pb.Stats:
     result = pb.Stats(
         id=container.id,
         name=container.name,
-        memory_limit=container.record.host_config.resources.memory or total_memory(),
+        memory_limit=min(
+            container.record.host_config.resources.memory or total_memory(), total_memory()
+        ),
         system_cpu=system_cpu(),
         online_cpus=os.cpu_count() or 1,
     )

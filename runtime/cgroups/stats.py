@@ -60,6 +60,7 @@ class BlockIOStats:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
+    version: int = 1  # of the cgroups, which have different names in memory.stat
     cpu: CPUStats = field(default_factory=CPUStats)
     memory: MemoryStats = field(default_factory=MemoryStats)
     pids: PidsStats = field(default_factory=PidsStats)

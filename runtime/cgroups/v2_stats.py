@@ -12,6 +12,7 @@ from runtime.cgroups.stats import CPUStats, MemoryStats, PidsStats, Stats, parse
 def read(directory: str) -> Stats:
     cpu = files.read_keyed(directory + "/cpu.stat")
     return Stats(
+        version=2,
         cpu=CPUStats(
             total=cpu.get("usage_usec", 0) * 1000,
             user=cpu.get("user_usec", 0) * 1000,
