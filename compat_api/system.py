@@ -20,8 +20,8 @@ from lifecycle._pb import system_pb2 as pb
 
 INDEX_SERVER = "https://index.docker.io/v1/"
 LOOPBACK_CIDRS = ("::1/128", "127.0.0.0/8")
-NETWORK_DRIVERS = ("bridge", "host", "null")
-LOG_DRIVERS = ("json-file",)
+NETWORK_DRIVERS = ("bridge", "host", "ipvlan", "macvlan", "null")
+LOG_DRIVERS = ("fluentd", "gelf", "journald", "json-file", "local", "syslog")
 USAGE_TYPES = frozenset(("container", "image", "volume", "build-cache"))
 
 
@@ -92,6 +92,7 @@ def _kernel_facts(info: pb.Info) -> dict[str, Any]:
     return {
         "MemoryLimit": info.memory_limit,
         "SwapLimit": info.swap_limit,
+        **({"KernelMemoryTCP": True} if info.kernel_memory_tcp else {}),
         "CpuCfsPeriod": info.cpu_cfs_period,
         "CpuCfsQuota": info.cpu_cfs_quota,
         "CPUShares": info.cpu_shares,

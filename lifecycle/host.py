@@ -18,6 +18,7 @@ class Host:
     swap_limit: bool
     memory_reservation: bool
     memory_swappiness: bool
+    kernel_memory_tcp: bool
     oom_kill_disable: bool
     cpu_quota: bool
     cpu_shares: bool
@@ -32,28 +33,36 @@ class Host:
 
     @property
     def warnings(self) -> list[str]:
-        """As ``docker info`` prints them."""
+        """As ``docker info`` prints them; none of what cgroup v2 never has."""
+        unified = self.cgroup_version == 2
         lacking = {
             "memory limit": self.memory_limit,
             "swap limit": self.swap_limit,
+            "kernel memory TCP limit": self.kernel_memory_tcp or unified,
+            "oom kill disable": self.oom_kill_disable or unified,
             "cpu cfs quota": self.cpu_quota,
+            "cpu cfs period": self.cpu_quota,
             "cpu shares": self.cpu_shares,
             "cpuset": self.cpuset,
-            "pids limit": self.pids_limit,
+            **{
+                v2 if unified else v1: file in self.blkio
+                for file, (v1, v2) in BLKIO_FILES.items()
+                if unified or v1
+            },
         }
         return [f"WARNING: No {name} support" for name, there in lacking.items() if not there]
 
 
-BLKIO_FILES = frozenset(
-    (
-        "blkio.weight",
-        "blkio.weight_device",
-        "blkio.throttle.read_bps_device",
-        "blkio.throttle.write_bps_device",
-        "blkio.throttle.read_iops_device",
-        "blkio.throttle.write_iops_device",
-    )
-)
+# Files of v1's controller, and the names of what they do in warnings on v1 and on v2. Weights are
+# nothing to warn of on v1: kernels since 5.0 have none.
+BLKIO_FILES = {
+    "blkio.weight": ("", "io.weight"),
+    "blkio.weight_device": ("", "io.weight (per device)"),
+    "blkio.throttle.read_bps_device": ("blkio throttle.read_bps_device", "io.max (rbps)"),
+    "blkio.throttle.write_bps_device": ("blkio throttle.write_bps_device", "io.max (wbps)"),
+    "blkio.throttle.read_iops_device": ("blkio throttle.read_iops_device", "io.max (riops)"),
+    "blkio.throttle.write_iops_device": ("blkio throttle.write_iops_device", "io.max (wiops)"),
+}
 
 
 def look() -> Host:
@@ -66,9 +75,10 @@ def _look_v2() -> Host:
     return Host(
         cgroup_version=2,
         memory_limit=memory,
-        swap_limit=memory and os.path.exists("/proc/swaps"),
+        swap_limit=memory and _swap_is_counted(),
         memory_reservation=memory,
         memory_swappiness=False,
+        kernel_memory_tcp=False,
         oom_kill_disable=False,
         cpu_quota="cpu" in controllers,
         cpu_shares="cpu" in controllers,
@@ -77,10 +87,19 @@ def _look_v2() -> Host:
         cpus=_read(CGROUP2 / "cpuset.cpus.effective"),
         mems=_read(CGROUP2 / "cpuset.mems.effective"),
         pids_limit="pids" in controllers,
-        blkio=BLKIO_FILES if "io" in controllers else frozenset(),
+        blkio=frozenset(BLKIO_FILES) if "io" in controllers else frozenset(),
         seccomp=_seccomp(),
         apparmor=_apparmor(),
     )
+
+
+def _swap_is_counted() -> bool:
+    """Some kernels count swap only with swapaccount=1; the root cgroup has no limits to show it."""
+    own = (Path("/proc/self/cgroup").read_text().splitlines() or ["0::/"])[-1].partition("::")[2]
+    for directory in (Path(f"{CGROUP2}{own}"), *CGROUP2.iterdir()):
+        if (directory / "memory.max").exists():
+            return (directory / "memory.swap.max").exists()
+    return os.path.exists("/proc/swaps")
 
 
 def _look_v1() -> Host:
@@ -96,6 +115,7 @@ def _look_v1() -> Host:
         swap_limit=has("memory", "memory.memsw.limit_in_bytes"),
         memory_reservation=has("memory", "memory.soft_limit_in_bytes"),
         memory_swappiness=has("memory", "memory.swappiness"),
+        kernel_memory_tcp=has("memory", "memory.kmem.tcp.limit_in_bytes"),
         oom_kill_disable=has("memory", "memory.oom_control"),
         cpu_quota=has("cpu", "cpu.cfs_quota_us"),
         cpu_shares=has("cpu", "cpu.shares"),

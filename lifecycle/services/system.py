@@ -49,6 +49,7 @@ class System(SystemServicer):
             cpu_shares=host.cpu_shares,
             cpuset=host.cpuset,
             pids_limit=host.pids_limit,
+            kernel_memory_tcp=host.kernel_memory_tcp,
             oom_kill_disable=host.oom_kill_disable,
             ipv4_forwarding=_forwarding(),
             security_options=self._security_options(),
