@@ -25,7 +25,7 @@ FILES = [
     ("--cpus 0.5", ("cpu/cpu.cfs_quota_us", "50000"), ("cpu.max", "50000 100000")),
     ("--cpu-period 50000 --cpu-quota 25000", ("cpu/cpu.cfs_period_us", "50000"),
      ("cpu.max", "25000 50000")),
-    ("--cpu-shares 512", ("cpu/cpu.shares", "512"), None),
+    ("--cpu-shares 512", ("cpu/cpu.shares", "512"), ("cpu.weight", "59")),
     ("--cpuset-cpus 0", ("cpuset/cpuset.cpus", "0"), ("cpuset.cpus", "0")),
     ("--cpuset-mems 0", ("cpuset/cpuset.mems", "0"), ("cpuset.mems", "0")),
     ("-m 64m --oom-kill-disable", ("memory/memory.oom_control", "oom_kill_disable 1"), None),
@@ -67,7 +67,7 @@ UPDATES = [
     ("--pids-limit 60", ("pids/pids.max", "60"), ("pids.max", "60")),
     ("--pids-limit -1", ("pids/pids.max", "max"), ("pids.max", "max")),
     ("--cpus 0.3", ("cpu/cpu.cfs_quota_us", "30000"), ("cpu.max", "30000 100000")),
-    ("--cpu-shares 300", ("cpu/cpu.shares", "300"), None),
+    ("--cpu-shares 300", ("cpu/cpu.shares", "300"), ("cpu.weight", "39")),
     ("--cpuset-cpus 0", ("cpuset/cpuset.cpus", "0"), ("cpuset.cpus", "0")),
 ]  # fmt: skip
 
@@ -131,3 +131,22 @@ def test_block_io_throttle(engine: Engine, running: Callable[..., str]) -> None:
     disk = next(Path("/sys/block").iterdir()).name
     container = running("--device-read-bps", f"/dev/{disk}:1mb", BUSYBOX, "sleep", "1000")
     assert "1048576" in read_limit(engine, container, "blkio/blkio.throttle.read_bps_device")
+
+
+def test_limit_that_the_kernel_refuses(engine: Engine, name: str) -> None:
+    if not V2 and not Path("/sys/fs/cgroup/blkio/blkio.throttle.read_bps_device").exists():
+        pytest.skip("this kernel has no block I/O throttling on cgroup v1")
+    done = engine.docker(
+        *("run", "--name", name, "--device-read-bps", "/dev/null:1mb", BUSYBOX, "true"),
+        check=False,
+    )
+    assert done.returncode == 125
+    value, file = (
+        ("rbps=1048576", "io.max") if V2 else ("1048576", "blkio.throttle.read_bps_device")
+    )
+    container = engine.inspect(name)["Id"]
+    assert (
+        "unable to start container process: error during container init: error setting cgroup "
+        f'config for procHooks process: failed to write "1:3 {value}": write '
+    ) in done.stderr
+    assert f"/{container}/{file}: no such device\n" in done.stderr
