@@ -143,6 +143,7 @@ class Ingest:
         self._store = store
         self._path = path
         self._hash = hashlib.sha256()
+        self._committed = False
         self.size = 0
         self._fd = os.open(
             path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
@@ -168,7 +169,8 @@ class Ingest:
 
     def reader(self) -> int:
         """A descriptor of its own on the bytes written so far, owned by the caller."""
-        return os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        place = self._store.path(self.digest) if self._committed else self._path
+        return os.open(place, os.O_RDONLY | os.O_CLOEXEC)
 
     def commit(self, digest: str | None = None, size: int | None = None) -> str:
         """Give the blob its name after checking it against what was promised."""
@@ -177,6 +179,7 @@ class Ingest:
         if size is not None and size != self.size:
             raise DigestMismatch(f"content {self.digest} has {self.size} bytes, expected {size}")
         os.rename(self._path, self._store.path(self.digest))
+        self._committed = True
         return self.digest
 
     def __enter__(self) -> Ingest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import lzma
 import os
 import stat
@@ -14,7 +15,7 @@ import pytest
 import zstandard
 
 from common.errors import InvalidArgument, NotFound
-from tests.archives import Layer, docker_archive, oci_layout
+from tests.archives import Layer, docker_archive, image_config, oci_layout
 from tests.root.images_lab import (
     CONTAINER,
     layer_directory,
@@ -53,6 +54,23 @@ async def test_load(tmp_path: Path, make: object) -> None:
         assert whiteout.st_rdev == 0
         assert os.getxattr(upper / "data", "trusted.overlay.opaque") == b"y"
         assert (upper / "data").stat().st_mtime == 1_600_000_000
+        assert not leftovers(tmp_path / "root")
+
+
+async def test_images_that_share_a_layer(tmp_path: Path) -> None:
+    lower, upper = two_layers()
+    archive = Layer().file("lower.tar", lower).file("upper.tar", upper)
+    manifest = []
+    for number, layers in enumerate(([lower], [lower, upper])):
+        archive.file(f"{number}.json", image_config(layers, {}))
+        paths = ["lower.tar", "upper.tar"][: len(layers)]
+        tags = [f"lab:{number}"]
+        manifest.append({"Config": f"{number}.json", "RepoTags": tags, "Layers": paths})
+    archive.file("manifest.json", json.dumps(manifest))
+    async with service(tmp_path / "root") as images:
+        loaded, _ = await load(images, archive.tar())
+        assert [image.repo_tags for image in loaded] == [("lab:0",), ("lab:1",)]
+        assert loaded[0].chain_ids == loaded[1].chain_ids[:1]
         assert not leftovers(tmp_path / "root")
 
 
