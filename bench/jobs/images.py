@@ -121,7 +121,7 @@ class PullAtOnce(_Pulled):
         self.forget(self.reference)
         # The configuration and the layer: 1 is once.
         fetched = self.source.downloads("bench/usr") - before
-        return {"": taken, "downloads of each blob": float(max(fetched.values()))}
+        return {"": taken, "number of downloads of each blob": float(max(fetched.values()))}
 
 
 class PullMemory(_WithRegistry):

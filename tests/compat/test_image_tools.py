@@ -208,3 +208,23 @@ def test_peer_runs_what_was_pushed(engine: Engine, peer: Engine, remote: str) ->
 
 def test_what_a_peer_pushed_runs(engine: Engine, peer: Engine, remote: str) -> None:
     exchange(peer, engine, remote)
+
+
+@pytest.mark.parametrize("back", [False, True], ids=["there", "back"])
+def test_archives_between_engines(engine: Engine, peer: Engine, tmp_path: Path, back: bool) -> None:
+    source, target = (peer, engine) if back else (engine, peer)
+    images = [f"localhost/{fresh_name()}:{number}" for number in range(2)]
+    saved = tmp_path / "saved.tar"
+    headers = {"Content-Type": "application/x-tar"}
+    try:
+        for number, image in enumerate(images):
+            layers = [*LAYERS, Layer().file("number", str(number)).tar()]
+            source.api("POST", "/images/load?quiet=1", docker_archive([image], layers), headers)
+        source.docker("save", "-o", str(saved), *images)
+        target.docker("load", "-i", str(saved))
+        for image in images:
+            ids = {inspected(one, image)["Id"].removeprefix("sha256:") for one in (source, target)}
+            assert len(ids) == 1
+    finally:
+        for one in (source, target):
+            one.docker("rmi", "-f", *images, check=False)
