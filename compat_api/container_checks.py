@@ -47,7 +47,15 @@ def check_name(name: str) -> None:
 # Config.
 
 
+def check_line(what: str, text: str) -> None:
+    """For what becomes part of a line of /etc/hosts and its like, where a second would count."""
+    if any(letter < " " or letter == "\x7f" for letter in text):
+        raise InvalidArgument(f"invalid {what}: control characters are not allowed")
+
+
 def check_config(config: pb.Config) -> None:
+    check_line("hostname", config.hostname)
+    check_line("domain name", config.domainname)
     if config.working_dir:
         if not config.working_dir.startswith("/"):
             raise InvalidArgument(
@@ -147,6 +155,10 @@ def check_host_config(host: pb.HostConfig) -> None:
         check_mount(mount)
     for entry in host.extra_hosts.values:
         check_extra_host(entry)
+    for entry in (*host.dns_search.values, *host.dns_options.values):
+        check_line("dns search domain or option", entry)
+    for entry in host.links.values:
+        check_line("link", entry)
     check_port_bindings(host.port_bindings)
     check_restart_policy(host.restart_policy)
     check_capabilities("CapAdd", host.cap_add.values)
@@ -185,6 +197,7 @@ def check_extra_host(entry: str) -> None:
     name, colon, address = entry.partition(":")
     if not (name and colon):
         raise InvalidArgument(f"bad format for add-host: {quoted(entry)}")
+    check_line("name in add-host", name)
     if address != "host-gateway" and not is_address(address):
         raise InvalidArgument(f"invalid IP address in add-host: {quoted(address)}")
 

@@ -223,6 +223,7 @@ def _login_domain(address: str) -> str:
     if not address:
         return reference.DEFAULT_DOMAIN
     parts = urlsplit(address if "://" in address else f"https://{address}")
-    if not parts.hostname or "@" in parts.netloc:
+    # urlsplit drops line ends.
+    if not address.isprintable() or not reference.DOMAIN.fullmatch(parts.netloc):
         raise InvalidArgument(f"unable to parse server address: {address[:200]!r}")
     return reference.DEFAULT_DOMAIN if parts.netloc in _HUB else parts.netloc

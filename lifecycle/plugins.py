@@ -170,7 +170,7 @@ class Plugins:
 
     def _find(self, name: str) -> Address | None:
         # A name comes from a client, and must not lead anywhere else.
-        if not name or "/" in name or name.startswith("."):
+        if not name.isprintable() or not name or "/" in name or name.startswith("."):
             return None
         for path in (self._sockets / f"{name}.sock", self._sockets / name / f"{name}.sock"):
             if path.is_socket():

@@ -7,6 +7,7 @@ import signal
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -191,6 +192,22 @@ def test_failures_are_told(engine: LabEngine, sleeper: Runner) -> None:
         assert lookup("missing.test") == (NXDOMAIN, [])
     with engine.inside(one):
         assert lookup("nobody-listens.test") == (SERVFAIL, [])
+
+
+def test_a_resolver_that_is_its_own_server_is_no_loop(engine: LabEngine, sleeper: Runner) -> None:
+    one = sleeper("--dns", "127.0.0.11")
+    shim = engine.shim_pid(one)
+
+    def seconds() -> float:
+        return sum(
+            int(field) for field in Path(f"/proc/{shim}/stat").read_text().split()[13:15]
+        ) / os.sysconf("SC_CLK_TCK")
+
+    before = seconds()
+    with engine.inside(one):
+        assert lookup("nobody-knows.test") == (SERVFAIL, [])
+        assert lookup(one)[0] == 0
+    assert seconds() - before < 1
 
 
 def test_an_internal_network_forwards_nothing(engine: LabEngine, running: Runner) -> None:

@@ -132,6 +132,17 @@ CONFIG_ERRORS: list[tuple[dict[str, Any], str]] = [
      "path"),
     ({"StopSignal": "FOO"}, "invalid signal: FOO"),
     ({"Env": ["=x"]}, "invalid environment variable: =x"),
+    # Each of these would be a line of its own in a file of the container's.
+    ({"Hostname": "a\n1.1.1.1 b"}, "invalid hostname: control characters are not allowed"),
+    ({"Domainname": "a\n1.1.1.1 b"}, "invalid domain name: control characters are not allowed"),
+    ({"HostConfig": {"ExtraHosts": ["a\n1.1.1.1 b:2.2.2.2"]}},
+     "invalid name in add-host: control characters are not allowed"),
+    ({"HostConfig": {"DnsSearch": ["a\nnameserver 1.1.1.1"]}},
+     "invalid dns search domain or option: control characters are not allowed"),
+    ({"HostConfig": {"DnsOptions": ["a\nnameserver 1.1.1.1"]}},
+     "invalid dns search domain or option: control characters are not allowed"),
+    ({"HostConfig": {"Links": ["a:b\n1.1.1.1 c"]}},
+     "invalid link: control characters are not allowed"),
     ({"Healthcheck": {"Interval": 1}}, "Interval in Healthcheck cannot be less than 1ms"),
     ({"NetworkingConfig": {"EndpointsConfig": {"x": {"Aliases": 1}}}}, "invalid JSON: json: "
      "cannot unmarshal number into Go struct field .NetworkingConfig.EndpointsConfig.x.Aliases "
