@@ -212,7 +212,7 @@ async def describe(
     elif config.type == "fluentd":
         network, host, port = _fluentd_address(options)
         result |= {
-            "fields": {"container_id": record.id, "container_name": f"/{record.name}", **extra},
+            "fields": {**extra, "container_id": record.id, "container_name": f"/{record.name}"},
             "sub_second": flag(options, "fluentd-sub-second-precision"),
             "asynchronous": flag(options, "fluentd-async"),
         }
@@ -236,6 +236,8 @@ async def _resolve(host: str) -> str:
 
 def _gelf_fields(record: pb.Container, tag: str, extra: Mapping[str, str]) -> dict[str, str]:
     return {
+        # An image's labels do not say who it is.
+        **{f"_{name}": value for name, value in extra.items()},
         "_container_id": record.id,
         "_container_name": record.name,
         "_image_id": record.image_id,
@@ -243,19 +245,19 @@ def _gelf_fields(record: pb.Container, tag: str, extra: Mapping[str, str]) -> di
         "_command": " ".join((record.path, *record.args)),
         "_tag": tag,
         "_created": rfc3339_nano(record.created),
-        **{f"_{name}": value for name, value in extra.items()},
     }
 
 
 def _journal_fields(record: pb.Container, tag: str, extra: Mapping[str, str]) -> dict[str, str]:
+    named = ((_journal_name(name), value) for name, value in extra.items())
     return {
+        **{name: value for name, value in named if name},
         "CONTAINER_ID": record.id[:12],
         "CONTAINER_ID_FULL": record.id,
         "CONTAINER_NAME": record.name,
         "CONTAINER_TAG": tag,
         "IMAGE_NAME": record.config.image,
         "SYSLOG_IDENTIFIER": tag,
-        **{_journal_name(name): value for name, value in extra.items()},
     }
 
 

@@ -158,10 +158,10 @@ def pack(value: str | int | Mapping[str, Any]) -> bytes:
 def _journald(config: RemoteConfig, line: Line) -> bytes:
     """The journal's native protocol: NAME=value lines, or with a length where it has newlines."""
     fields: dict[str, bytes] = {
+        **{name: str(value).encode() for name, value in config.fields.items()},
         "MESSAGE": line.text,
         "PRIORITY": str(line.severity).encode(),
         "SYSLOG_TIMESTAMP": _CLOCK.stamp(line.nanoseconds).encode(),
-        **{name: str(value).encode() for name, value in config.fields.items()},
     }
     if line.partial:
         fields["CONTAINER_PARTIAL_MESSAGE"] = b"true"
