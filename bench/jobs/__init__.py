@@ -9,6 +9,7 @@ from bench.jobs.command import Exec, RunBridge, RunNone, RunPublished
 from bench.jobs.crowd import Names, StartInCrowd
 from bench.jobs.files import Commit, CopyIn, CopyOut
 from bench.jobs.memory import Memory
+from bench.jobs.networks import Connect, CreateNetwork, StartPorts
 from bench.jobs.output import Attach, Logs
 from bench.jobs.ports import PortThroughput
 from bench.jobs.scale import StartAmong
@@ -22,6 +23,9 @@ JOBS: tuple[type[Job], ...] = (
     StartAmong,
     StartInCrowd,
     Names,
+    CreateNetwork,
+    Connect,
+    StartPorts,
     PortThroughput,
     Logs,
     Attach,
