@@ -86,7 +86,8 @@ CGROUP2_SUPER_MAGIC = 0x63677270
 DEVPTS_SUPER_MAGIC = 0x1CD1
 PROC_SUPER_MAGIC = 0x9FA0
 
-# linux/close_range.h, linux/prctl.h, linux/securebits.h, linux/seccomp.h, linux/keyctl.h
+# linux/close_range.h, linux/prctl.h, linux/sched.h, linux/securebits.h, linux/seccomp.h,
+# linux/keyctl.h
 CLOSE_RANGE_CLOEXEC = 1 << 2
 PR_SET_PDEATHSIG = 1
 PR_GET_PDEATHSIG = 2
@@ -104,6 +105,7 @@ PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 SECBIT_NO_SETUID_FIXUP = 1 << 2
+SCHED_FLAG_RESET_ON_FORK = 0x01
 SECCOMP_SET_MODE_FILTER = 1
 SECCOMP_FILTER_FLAG_TSYNC = 1 << 0
 SECCOMP_FILTER_FLAG_LOG = 1 << 1

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from common.ids import FULL_ID, short
+from runtime import syscalls
 from shim.jobs import process as jobs
 from shim.protocol import Connection, ConnectionClosed, Message, ProtocolError, close_all
 from shim.shim import Shim
@@ -27,6 +28,7 @@ from shim.warmup import fill_gaps, warm_up
 
 # The container must not take its supervisor along when memory runs out.
 OOM_SCORE_ADJ = -999
+TURN_NS = 100_000  # the shortest that the kernel grants
 _fillers: list[bytes] = []
 
 
@@ -121,7 +123,26 @@ def _new_shim(control: Connection, fds: list[int]) -> tuple[Shim, Connection]:
     os.setsid()
     control.close()
     gc.enable()
+    take_short_turns()
     return Shim(), Connection(socket.socket(fileno=fds[0]))
+
+
+def take_short_turns() -> None:
+    """Have the processor soon after waking up, for short.
+
+    Somebody waits for nearly all that a shim does, and it does that in microseconds. Who asks for
+    turns of the usual length waits for others' to end: on a machine with more to do than
+    processors, one DNS question in a hundred took 3 ms. Before Linux 6.12 the length is ignored.
+    Children have the usual length again.
+    """
+    attributes = syscalls.sched_attr(
+        sched_policy=os.SCHED_OTHER,
+        sched_flags=syscalls.SCHED_FLAG_RESET_ON_FORK,
+        sched_nice=os.getpriority(os.PRIO_PROCESS, 0),
+        sched_runtime=TURN_NS,
+    )
+    with contextlib.suppress(OSError):  # an outer container's filter may refuse it
+        syscalls.sched_setattr(attributes)
 
 
 def _run_shim(

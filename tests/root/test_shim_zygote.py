@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import statistics
 import threading
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from common.sealed import is_sealed
+from shim.forkserver import TURN_NS
 from tests.polling import until
 from tests.root.shim_lab import Lab, Shim, alive, receive_all
 
@@ -94,6 +96,31 @@ def test_nothing_is_left(lab: Lab) -> None:
         lambda: not [pid for pid in children.read_text().split() if not alive(int(pid))],
         "no zombies of the zygote",
     )
+
+
+def turn(pid: int) -> int:
+    """The length of its turns on the processor, in ns; 0 where the kernel does not tell."""
+    return turn_in(Path(f"/proc/{pid}/sched").read_text())
+
+
+def turn_in(sched: str) -> int:
+    found = re.search(r"^se\.slice *: *(\d+)", sched, re.M)
+    return int(found[1]) if found else 0
+
+
+@pytest.mark.skipif(
+    tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) < (6, 12) or not turn(os.getpid()),
+    reason="the kernel has no turns of different lengths, or does not show them",
+)
+def test_turns_are_short_for_the_shim_alone(lab: Lab) -> None:
+    shim = lab.shim()
+    started = shim.start("sleep", "1000")
+    assert turn(shim.pid) == TURN_NS
+    assert turn(started["pid"]) == turn(os.getpid())
+    executed = receive_all(shim.exec("cat", "/proc/self/sched")).decode()
+    assert turn_in(executed) == turn(os.getpid())
+    shim.call("signal", signal=9, all=False)
+    shim.gone()
 
 
 def test_names_and_seal(lab: Lab) -> None:
