@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import http.client
 import socket
+import threading
 import time
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,11 +31,28 @@ SPECIFICATIONS = (Path("/etc/docker/plugins"), Path("/usr/lib/docker/plugins"))
 
 MEDIA_TYPE = "application/vnd.docker.plugins.v1.2+json"
 CALL_SECONDS = 120.0
-# A plugin that is being restarted refuses connections for a moment.
-CONNECT_SECONDS = 10.0
+# A plugin that is being restarted refuses connections for a moment. Docker's client tries again
+# after 1, 2, 4 and 8 seconds, and then gives up.
+CONNECT_SECONDS = 15.0
 CONNECT_STEP = 0.1
 
 Json = dict[str, Any]
+
+
+class OtherPlugin(NotFound):
+    """It is there, and for something else."""
+
+
+class PluginAway(InternalError):
+    """Nobody listens there: the plugin has not heard of the call."""
+
+
+class PluginRefused(InternalError):
+    """The plugin's own no: nothing was done."""
+
+    def __init__(self, message: str, status: int = 200) -> None:
+        super().__init__(message)
+        self.status = status  # of HTTP; 404: it does not know the method
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,37 +79,48 @@ class Plugin:
     name: str
     address: Address
     implements: frozenset[str] = field(default_factory=frozenset)
+    # What else it said of itself when it was first asked, by method.
+    capabilities: dict[str, Json] = field(default_factory=dict)
 
-    async def call(self, method: str, body: Json | None = None) -> Json:
-        """One request; raises InternalError with the plugin's own words."""
-        return await asyncio.to_thread(self._call, method, body)
+    def answers_as(self, other: Plugin) -> bool:
+        return (self.address, self.implements) == (other.address, other.implements)
 
-    def _call(self, method: str, body: Json | None) -> Json:
-        status, answer = self._post(method, orjson.dumps(body) if body is not None else b"")
+    async def call(
+        self, method: str, body: Json | None = None, *, patience: float = CONNECT_SECONDS
+    ) -> Json:
+        """One request; raises InternalError with the plugin's own words.
+
+        ``patience`` is for a plugin that does not listen now. An InternalError that is neither of
+        the classes above means that nobody knows whether the plugin did it.
+        """
+        return await _in_thread(lambda: self._call(method, body, patience))
+
+    def _call(self, method: str, body: Json | None, patience: float) -> Json:
+        sent = orjson.dumps(body) if body is not None else b""
+        status, answer = self._post(method, sent, patience)
         try:
             parsed = orjson.loads(answer) if answer.strip() else {}
         except orjson.JSONDecodeError:
             parsed = {"Err": answer.decode(errors="replace").strip()}
         if not isinstance(parsed, dict):
             raise InternalError(f"{method}: the plugin {self.name} answered {answer[:100]!r}")
+        refusal = parsed.get("Err") or parsed.get("Error")  # an IPAM plugin says the latter
         if status != 200:
-            raise InternalError(f"{method}: {parsed.get('Err') or f'status {status}'}")
-        if parsed.get("Err"):
-            raise InternalError(str(parsed["Err"]))
+            raise PluginRefused(f"{method}: {refusal or f'status {status}'}", status)
+        if refusal:
+            raise PluginRefused(str(refusal))
         return parsed
 
-    def _post(self, method: str, body: bytes) -> tuple[int, bytes]:
-        deadline = time.monotonic() + CONNECT_SECONDS
+    def _post(self, method: str, body: bytes, patience: float) -> tuple[int, bytes]:
+        deadline = time.monotonic() + patience
         while True:
             connection = self._connection()
             try:
                 connection.connect()
             except OSError as error:
                 connection.close()
-                if time.monotonic() > deadline:
-                    raise InternalError(
-                        f"{method}: cannot connect to the plugin {self.name}: {error}"
-                    ) from error
+                if time.monotonic() >= deadline:
+                    raise PluginAway(self._unreachable(method, error)) from error
                 time.sleep(CONNECT_STEP)
                 continue
             try:
@@ -103,6 +133,13 @@ class Plugin:
             finally:
                 connection.close()
 
+    def _unreachable(self, method: str, error: OSError) -> str:
+        """In the words of Docker's client."""
+        url = urllib.parse.urlsplit(self.address.url)
+        where = f"unix {url.path}" if url.scheme == "unix" else f"tcp {url.netloc}"
+        reason = (error.strerror or str(error)).lower()
+        return f'Post "http://plugin.moby.localhost/{method}": dial {where}: connect: {reason}'
+
     def _connection(self) -> http.client.HTTPConnection:
         url = urllib.parse.urlsplit(self.address.url)
         if url.scheme == "unix":
@@ -111,6 +148,35 @@ class Plugin:
             context = _context(self.address.tls or {})
             return http.client.HTTPSConnection(url.netloc, timeout=CALL_SECONDS, context=context)
         return http.client.HTTPConnection(url.netloc, timeout=CALL_SECONDS)
+
+
+async def _in_thread(work: Callable[[], Json]) -> Json:
+    """A thread for each call: those of the loop's own pool are few, and others need them.
+
+    A plugin that hangs keeps neither them nor, being a daemon's, the end of the process.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Json] = loop.create_future()
+
+    def deliver(result: Json | None, error: Exception | None) -> None:
+        if future.done():
+            return  # the caller was cancelled
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result or {})
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = work()
+        except Exception as raised:
+            error = raised
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(deliver, result, error)
+
+    threading.Thread(target=run, name="plugin-call", daemon=True).start()
+    return await future
 
 
 def _context(files: Mapping[str, Any]) -> ssl.SSLContext:
@@ -135,7 +201,7 @@ class Plugins:
         self._specifications = specifications
         self._active: dict[str, Plugin] = {}
 
-    async def get(self, name: str, interface: str) -> Plugin:
+    async def get(self, name: str, interface: str, *, patience: float = CONNECT_SECONDS) -> Plugin:
         """The plugin of that name; NotFound if there is none, or it is for something else."""
         address = self._find(name)
         if address is None:
@@ -144,12 +210,14 @@ class Plugins:
         plugin = self._active.get(name)
         # Another program may have taken its place since, so a no is asked for anew.
         if plugin is None or plugin.address != address or interface not in plugin.implements:
-            plugin = Plugin(name, address)
-            answer = await plugin.call("Plugin.Activate")
+            known, plugin = plugin, Plugin(name, address)
+            answer = await plugin.call("Plugin.Activate", patience=patience)
             plugin.implements = frozenset(map(str, answer.get("Implements") or ()))
+            if known is not None and known.answers_as(plugin):
+                plugin = known
             self._active[name] = plugin
         if interface not in plugin.implements:
-            raise NotFound(f'plugin "{name}" does not implement "{interface}"')
+            raise OtherPlugin(f'plugin "{name}" does not implement "{interface}"')
         return plugin
 
     async def all(self, interface: str) -> list[Plugin]:
@@ -157,7 +225,7 @@ class Plugins:
         found = []
         for name in sorted(set(self._names())):
             try:
-                found.append(await self.get(name, interface))
+                found.append(await self.get(name, interface, patience=0))
             except EngineError:
                 continue
         return found
