@@ -42,7 +42,7 @@ class Endpoint:
     hairpin: bool = False  # reaches itself by a published port although br_netfilter is on
     routes: tuple[Route, ...] = ()
     sysctls: Mapping[str, str] = field(default_factory=dict)  # "net.ipv4.conf.IFNAME.…"
-    kind: str = "veth"  # or macvlan, ipvlan
+    kind: str = "veth"  # or macvlan, ipvlan; given: host_ifname exists, and is to be moved inside
     mode: str = ""  # of those
     flag: str = ""  # of ipvlan
 
@@ -73,6 +73,34 @@ def plug(pid: int, endpoint: Endpoint) -> None:
     _plug_all(pid, [endpoint], loopback=False)
 
 
+def plug_at(path: str, endpoint: Endpoint) -> None:
+    """Connect the namespace that is mounted there."""
+    namespace = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with Netlink() as host, netns.entered(namespace), Netlink() as inside:
+            _plug(host, inside, namespace, endpoint)
+    finally:
+        os.close(namespace)
+
+
+def take_back(path: str, endpoint: Endpoint) -> None:
+    """Move an interface that was given to where it came from; gone is success.
+
+    The caller's namespace gets it.
+    """
+    namespace = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with netns.entered(namespace), Netlink() as inside:
+            link = inside.link(endpoint.ifname)
+            if link is not None:
+                name = endpoint.host_ifname
+                inside.execute(netlink.move(link.index, home, name, link.name))
+    finally:
+        os.close(home)
+        os.close(namespace)
+
+
 def _plug_all(pid: int, endpoints: Sequence[Endpoint], *, loopback: bool) -> None:
     namespace = netns.open_of(pid)
     try:
@@ -93,6 +121,16 @@ def take_gateway(pid: int, endpoint: Endpoint) -> None:
             link = inside.link(endpoint.ifname)
             if link is not None:
                 inside.execute(*_default_routes(link.index, endpoint))
+    finally:
+        os.close(namespace)
+
+
+def take_gateway_at(path: str, endpoint: Endpoint) -> None:
+    """The same in the namespace that is mounted there."""
+    namespace = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with netns.entered(namespace), Netlink() as inside:
+            inside.execute(*_default_routes(_index(endpoint.ifname), endpoint))
     finally:
         os.close(namespace)
 
@@ -139,6 +177,9 @@ def _index(name: str) -> int:
 
 def _plug(host: Netlink, inside: Netlink, namespace: int, endpoint: Endpoint) -> None:
     """The thread is in ``namespace``, and each of the two sockets in its own."""
+    if endpoint.kind == "given":
+        _plug_given(host, inside, namespace, endpoint)
+        return
     bridge = host.link(endpoint.bridge)
     if bridge is None:
         raise OSError(errno.ENODEV, f"interface {endpoint.bridge}: {os.strerror(errno.ENODEV)}")
@@ -166,6 +207,19 @@ def _plug(host: Netlink, inside: Netlink, namespace: int, endpoint: Endpoint) ->
     host.execute(link)
     netns.write_sysctls(_interface_sysctls(endpoint))
     inside.execute(*_inside(_index(endpoint.ifname), endpoint))
+
+
+def _plug_given(host: Netlink, inside: Netlink, namespace: int, endpoint: Endpoint) -> None:
+    source = endpoint.host_ifname
+    link = host.link(source)
+    if link is None:
+        raise OSError(errno.ENODEV, f'failed to get link by name "{source}": Link not found')
+    host.execute(netlink.move(link.index, namespace, endpoint.ifname, source))
+    netns.write_sysctls(_interface_sysctls(endpoint))
+    index = _index(endpoint.ifname)
+    if endpoint.mac and endpoint.mac != link.mac:
+        inside.execute(netlink.set_mac(index, endpoint.mac, endpoint.ifname))
+    inside.execute(*_inside(index, endpoint))
 
 
 def _plug_veth(

@@ -223,6 +223,16 @@ def set_up(index: int, subject: str = "") -> Message:
     return Message(RTM_NEWLINK, 0, _link_header(index=index, up=True), subject)
 
 
+def set_mac(index: int, mac: str, subject: str = "") -> Message:
+    return Message(RTM_NEWLINK, 0, _link_header(index=index) + _mac(mac), subject)
+
+
+def move(index: int, namespace: int, name: str, subject: str = "") -> Message:
+    """Into another namespace, with another name."""
+    body = _link_header(index=index) + _u32(IFLA_NET_NS_FD, namespace) + _name(name)
+    return Message(RTM_NEWLINK, 0, body, subject)
+
+
 def set_mtu(index: int, mtu: int, subject: str = "") -> Message:
     return Message(RTM_NEWLINK, 0, _link_header(index=index) + _u32(IFLA_MTU, mtu), subject)
 

@@ -76,6 +76,14 @@ class Paths:
         return self.exec_root / "names"
 
     @property
+    def netns(self) -> Path:
+        return self.exec_root / "netns"
+
+    @property
+    def sockets(self) -> Path:
+        return self.exec_root / "joins"
+
+    @property
     def runtime_state(self) -> Path:
         return self.exec_root / "runtime"
 

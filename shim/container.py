@@ -6,9 +6,13 @@ calls are synchronous: the shim has one container, and its output waits in pipes
 
 from __future__ import annotations
 
+import errno
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+import orjson
 
 from common import endpoint, netlink
 from common.endpoint import Endpoint
@@ -48,13 +52,29 @@ class Container(Protocol):
         """Remove all that create made; also after a create that failed half-way."""
 
 
-def plug(pid: int, endpoints: Sequence[Endpoint]) -> None:
+def plug(pid: int, endpoints: Sequence[Endpoint], broker: str) -> None:
+    """``broker`` is lifecycle's socket, where it has interfaces of plugins to plug itself."""
     try:
         endpoint.plug_all(pid, endpoints)
+        if broker:
+            _have_plugged(pid, broker)
     except OSError as e:
         # The text names the link or the request; the number alone would not help anybody.
         message = f"unable to set up the network: {e.strerror}"
         raise RuntimeFailure("network", message, errno=e.errno or 0) from e
+
+
+def _have_plugged(pid: int, broker: str) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(broker)
+        client.sendall(orjson.dumps({"pid": pid}) + b"\n")
+        with client.makefile("rb") as file:
+            answer = file.readline()
+    if not answer:
+        raise OSError(errno.EPIPE, "lifecycle died")
+    failure = orjson.loads(answer).get("error")
+    if failure:
+        raise RuntimeFailure("network", str(failure))
 
 
 def interface_counters(pid: int) -> list[netlink.Counters]:

@@ -76,7 +76,7 @@ class ExternalContainer:
         self._pid = started.pid
         self._pidfd = os.dup(started.pidfd)
         if self._request.endpoints is not None:
-            plug(started.pid, self._request.endpoints)
+            plug(started.pid, self._request.endpoints, self._request.broker)
         return started
 
     def start(self) -> None:

@@ -71,7 +71,7 @@ class Creation:
 
     def _while_it_mounts(self, pid: int) -> None:
         if self._request.endpoints is not None:
-            plug(pid, self._request.endpoints)
+            plug(pid, self._request.endpoints, self._request.broker)
         self._oom_watch = cgroups.manager(self._spec.linux.cgroups_path).watch_oom()
 
 

@@ -46,6 +46,7 @@ class CreationRequest:
     rootfs_mounts: tuple[spec.Mount, ...]
     seccomp_bpf: str | None
     endpoints: tuple[Endpoint, ...] | None  # None: the namespaces are someone else's
+    broker: str  # socket of lifecycle, which plugs what plugins give; empty: there is nothing
     cgroup_parent: str
 
 
@@ -128,6 +129,7 @@ def creation(message: Message) -> CreationRequest:
             rootfs_mounts=mounts,
             seccomp_bpf=optional_text(message, "seccomp_bpf"),
             endpoints=_endpoints(message.get("network")),
+            broker=str((message.get("network") or {}).get("broker") or ""),
             cgroup_parent=optional_text(message, "cgroup_parent") or "",
         )
     except InvalidSpec as e:
