@@ -20,7 +20,6 @@ from lifecycle._pb import system_pb2 as pb
 
 INDEX_SERVER = "https://index.docker.io/v1/"
 LOOPBACK_CIDRS = ("::1/128", "127.0.0.0/8")
-NETWORK_DRIVERS = ("bridge", "host", "ipvlan", "macvlan", "null")
 LOG_DRIVERS = ("fluentd", "gelf", "journald", "json-file", "local", "syslog")
 USAGE_TYPES = frozenset(("container", "image", "volume", "build-cache"))
 
@@ -81,7 +80,7 @@ def _engine_facts(info: pb.Info) -> dict[str, Any]:
         "DriverStatus": [[key, value] for key, value in sorted(info.storage_status.items())],
         "Plugins": {
             "Volume": list(info.volume_drivers),
-            "Network": list(NETWORK_DRIVERS),
+            "Network": list(info.network_drivers),
             "Authorization": None,
             "Log": list(LOG_DRIVERS),
         },

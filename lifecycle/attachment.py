@@ -7,8 +7,9 @@ the shim is told, and the files below /etc that depend on it.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any
 
 from common import resolvconf
@@ -21,7 +22,7 @@ from lifecycle._pb.networks_pb2 import EndpointSettings
 from lifecycle.container import Container
 from lifecycle.endpoints import target_for
 from lifecycle.engine import Engine
-from lifecycle.network_records import EndpointRecord, EndpointRequest
+from lifecycle.network_records import EndpointRecord, EndpointRequest, GivenEndpoint
 from lifecycle.shims import Shim
 from networking.ports import BoundPort, PortBinding, parse_container_port, parse_host_ports
 from shim.protocol import MAX_DESCRIPTORS
@@ -38,10 +39,16 @@ _OPERATIONAL = (
 )
 
 
-def attach(engine: Engine, container: Container, sockets: list[socket.socket]) -> dict[str, Any]:
+def attach(
+    engine: Engine,
+    container: Container,
+    sockets: list[socket.socket],
+    given: Mapping[str, GivenEndpoint] = MappingProxyType({}),
+) -> dict[str, Any]:
     """Get addresses and ports; the answer is ``network`` and ``ports`` of the shim's start.
 
     The bound sockets are appended to ``sockets``, which the caller closes once the shim has them.
+    ``given`` is what plugins have said of the container's networks, by name.
     """
     record = container.record
     if record.host_config.network_mode.startswith("container:"):
@@ -49,7 +56,11 @@ def attach(engine: Engine, container: Container, sockets: list[socket.socket]) -
     try:
         for settings in record.endpoints:
             found = engine.networks.connect(
-                container.id, container.name, settings.network, request_of(engine, settings)
+                container.id,
+                container.name,
+                settings.network,
+                request_of(engine, settings),
+                given.get(settings.network),
             )
             fill(settings, found)
         bound = engine.networks.publish(container.id, bindings(record))
@@ -115,7 +126,7 @@ def resolver(engine: Engine, container: Container) -> dict[str, Any] | None:
         ),
         servers=settings.servers,
         has_ipv6=any(one.gateway6 for one in gateways),
-        forwards=bool(gateways),
+        forwards=bool(gateways) or engine.networks.may_lead_out(container.id),
         keeps_plain_names=netfiles.has_ndots(resolvconf.read_host(), settings),
     ).to_json()
 

@@ -1,26 +1,22 @@
 """Library of lifecycle: connecting a container to a network and disconnecting it, at any time.
 
-A container that does not run only has the wish written down, in its record's endpoints. Of one that
-runs, the records change here, the interface is plugged by its shim, and a veth is taken away by a
-thread of this process, because the kernel takes its time. What fails is taken back.
+A container that does not run only has the wish written down, in its record's endpoints. For one
+that runs see live_endpoints.py.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterable
-from typing import Any
 
-from common import endpoint as plugging
 from common.errors import Conflict, EngineError, InternalError, InvalidArgument, NotFound
-from lifecycle import attachment, etcfiles, status
+from lifecycle import attachment, remote_connections, status
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle._pb.networks_pb2 import EndpointSettings
 from lifecycle.container import Container, describe
 from lifecycle.engine import Engine
-from lifecycle.network_records import EndpointRecord, NetworkRecord
-from networking.ports import BoundPort
+from lifecycle.live_endpoints import plug, tell_shim, unplug
+from lifecycle.network_records import NetworkRecord
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +55,10 @@ async def connect(
         settings.network = network.name if network else ref
         if container.has_process:
             assert network is not None, "a running container's network exists"
-            await _plug(engine, container, network, settings)
+            if network.uses_plugins:
+                await remote_connections.plug(engine, container, network, settings)
+            else:
+                await plug(engine, container, network, settings)
         elif _index(engine, container.record, network, settings.network) is not None:
             return
         container.record.endpoints.append(settings)
@@ -85,7 +84,10 @@ async def disconnect(engine: Engine, container: Container, ref: str, *, force: b
         else:
             if container.record.host_config.network_mode == network.driver == "host":
                 raise InvalidArgument(FROM_HOST)
-            await _unplug(engine, container, network)
+            if network.uses_plugins:
+                await remote_connections.unplug(engine, container, network)
+            else:
+                await unplug(engine, container, network)
         if index is not None:
             del container.record.endpoints[index]
         engine.containers.save(container)
@@ -134,7 +136,7 @@ def settle(engine: Engine, live: Iterable[str]) -> list[Container]:
 
 def _settle_name(engine: Engine, container: Container) -> None:
     endpoints = engine.networks.endpoints_of(container.id)
-    if any(one.container_name != container.name for one in endpoints):
+    if any(one.container_name != container.name and not one.is_gateway for one in endpoints):
         engine.networks.rename(container.id, container.name)
     attachment.refresh_names(engine, container)
 
@@ -142,7 +144,7 @@ def _settle_name(engine: Engine, container: Container) -> None:
 async def tell_shims(engine: Engine, containers: Iterable[Container]) -> None:
     for item in containers:
         try:
-            await _tell_shim(engine, item, ())
+            await tell_shim(engine, item, ())
         except EngineError as error:
             log.warning("the network of %s may be wrong: %s", describe(item), error)
 
@@ -191,95 +193,3 @@ def _index(
             if found.id == network.id:
                 return index
     return None
-
-
-async def _plug(
-    engine: Engine, container: Container, network: NetworkRecord, settings: EndpointSettings
-) -> None:
-    record, networks = container.record, engine.networks
-    request = attachment.request_of(engine, settings)
-    resolv_before = etcfiles.resolv_conf(engine, record)
-    endpoint = networks.connect(container.id, container.name, network.id, request)
-    bound: list[BoundPort] = []
-    try:
-        if not networks.published(container.id):
-            bound = networks.publish(container.id, attachment.bindings(record))
-        plan = networks.plan(endpoint)
-        await _tell_shim(engine, container, bound, endpoint=plan.to_json())
-        networks.follow_gateway(container.id)
-    except BaseException:
-        if bound:
-            networks.unpublish(container.id)
-        networks.disconnect(container.id, network.id)
-        await asyncio.to_thread(plugging.unplug_veth, endpoint.host_ifname)
-        raise
-    finally:
-        for port in bound:
-            port.socket.close()
-    attachment.fill(settings, endpoint)
-    _note_ports(engine, container, bound)
-    etcfiles.change_hosts(record, add=etcfiles.own_lines(record, [endpoint]))
-    etcfiles.change_resolv_conf(record, resolv_before, etcfiles.resolv_conf(engine, record))
-
-
-async def _unplug(engine: Engine, container: Container, network: NetworkRecord) -> None:
-    record, networks = container.record, engine.networks
-    endpoint = _endpoint_on(engine, container, network)
-    resolv_before = etcfiles.resolv_conf(engine, record)
-    plan = networks.plan(endpoint)
-    networks.disconnect(container.id, network.id)
-    is_veth = plan.kind == "veth"
-    change = {} if is_veth or not endpoint.addresses else {"unplug": plan.to_json()}
-    bound = _publish_again(engine, container)
-    try:
-        work = [_tell_shim(engine, container, bound, **change)]
-        if is_veth and endpoint.host_ifname:
-            work.append(asyncio.to_thread(plugging.unplug_veth, endpoint.host_ifname))
-        await asyncio.gather(*work)
-    finally:
-        for port in bound:
-            port.socket.close()
-    _note_ports(engine, container, bound)
-    etcfiles.change_hosts(record, remove=etcfiles.own_lines(record, [endpoint]))
-    etcfiles.change_resolv_conf(record, resolv_before, etcfiles.resolv_conf(engine, record))
-
-
-def _publish_again(engine: Engine, container: Container) -> list[BoundPort]:
-    """The network that had the default route may have been one that cannot publish ports."""
-    if engine.networks.published(container.id):
-        return []
-    try:
-        return engine.networks.publish(container.id, attachment.bindings(container.record))
-    except EngineError as error:
-        log.warning("%s has no ports any more: %s", describe(container), error)
-        return []
-
-
-def _note_ports(engine: Engine, container: Container, bound: Iterable[BoundPort]) -> None:
-    """What inspect shows: none, or those that were published just now, or the same as before."""
-    if bound or not engine.networks.published(container.id):
-        attachment.set_ports(container.record, bound)
-
-
-async def _tell_shim(
-    engine: Engine, container: Container, bound: Any, **change: dict[str, Any]
-) -> None:
-    networks = engine.networks
-    if container.shim is None:
-        raise Conflict(f"container {container.id} is not running")
-    await container.shim.call(
-        "network",
-        [port.socket.fileno() for port in bound],
-        ports=attachment.port_messages(engine, container, bound),
-        gateways=[networks.plan(one).to_json() for one in networks.gateways_of(container.id)],
-        resolver=attachment.resolver(engine, container),
-        port_targets=networks.port_targets(container.id),
-        **change,
-    )
-
-
-def _endpoint_on(engine: Engine, container: Container, network: NetworkRecord) -> EndpointRecord:
-    for endpoint in engine.networks.members(network.id):
-        if endpoint.container_id == container.id:
-            return endpoint
-    raise InternalError(f"container {container.id} is not connected to network {network.name}")

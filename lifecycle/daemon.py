@@ -42,6 +42,8 @@ from lifecycle.engine import Engine
 from lifecycle.events import EventLog
 from lifecycle.networks import NetworkService
 from lifecycle.plugins import Plugins
+from lifecycle.remote_calls import RemoteCalls
+from lifecycle.remote_networks import RemoteNetworks
 from lifecycle.services.containers import Containers, Execs
 from lifecycle.services.errors import ErrorInterceptor
 from lifecycle.services.images import Images
@@ -182,6 +184,9 @@ async def build(paths: Paths, options: EngineOptions, kernel: host.Host) -> Engi
         containers=containers,
         images=images,
         networks=networks,
+        remote=RemoteNetworks(
+            networks, RemoteCalls(database, plugins, lambda work, name: engine.spawn(work, name))
+        ),
         volumes=VolumeService(
             database, paths.volumes, events, lambda: _volume_users(containers), plugins
         ),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
+from ipaddress import ip_interface
 
 from common.endpoint import Endpoint, Route
 from common.errors import EngineError, InternalError, PermissionDenied
@@ -21,6 +22,7 @@ from lifecycle.network_pools import Pools
 from lifecycle.network_records import (
     EndpointRecord,
     EndpointRequest,
+    GivenEndpoint,
     NetworkRecord,
     NetworkStore,
 )
@@ -30,6 +32,8 @@ from networking.ipam import Pool, mac_of
 from networking.ports import BoundPort, PortAllocator, PortBinding
 
 log = logging.getLogger(__name__)
+
+_EVERYWHERE = {4: "0.0.0.0/0", 6: "::/0"}
 
 
 class Endpoints:
@@ -49,13 +53,14 @@ class Endpoints:
     def restore(self, live: Collection[str], known: Collection[str] | None) -> None:
         """Take the addresses and ports of containers that run, forget those of the others."""
         for record in list(self._store.endpoints.values()):
-            is_known = known is None or record.id in known
+            is_known = known is None or record.id in known or record.is_gateway
             is_live = record.container_id in live and record.network_id in self._store.networks
             if not is_live or not is_known:
                 self._store.remove_endpoint(record.id)
                 continue
-            for address in record.addresses:
-                self._pools[record.network_id].reserve(address)
+            if record.network_id in self._pools:
+                for address in record.addresses:
+                    self._pools[record.network_id].reserve(address)
         for container_id, ports in list(self._store.ports.items()):
             targets = self.port_targets(container_id) if container_id in live else []
             if not targets:
@@ -70,7 +75,12 @@ class Endpoints:
                     self._ports.hold(port.proto, port.host_ip, port.host_port)
 
     def connect(
-        self, network: NetworkRecord, container_id: str, name: str, request: EndpointRequest
+        self,
+        network: NetworkRecord,
+        container_id: str,
+        name: str,
+        request: EndpointRequest,
+        given: GivenEndpoint | None = None,
     ) -> EndpointRecord:
         rules.check_endpoint(network, request)
         others = self._store.of_container(container_id)
@@ -79,16 +89,17 @@ class Endpoints:
                 f"endpoint with name {name} already exists in network {network.name}"
             )
         record = EndpointRecord(
-            id=new_id(),
+            id=given.id if given else new_id(),
             network_id=network.id,
             network_name=network.name,
             container_id=container_id,
             container_name=name,
             aliases=request.aliases,
             gw_priority=request.gw_priority,
+            is_gateway=given is not None and given.is_gateway,
         )
-        if network.driver in ("bridge", "macvlan", "ipvlan"):
-            record = self._with_address(record, network, request, others)
+        if network.driver not in ("host", "null"):
+            record = self._with_address(record, network, request, others, given)
         try:
             self._store.save_endpoint(record)
             self._names.add(record)
@@ -103,8 +114,39 @@ class Endpoints:
         network: NetworkRecord,
         request: EndpointRequest,
         others: Iterable[EndpointRecord],
+        given: GivenEndpoint | None,
     ) -> EndpointRecord:
-        sysctls = rules.endpoint_sysctls(request.driver_opts)
+        record = replace(
+            record,
+            link_local=request.link_local,
+            links=request.links,
+            sysctls=rules.endpoint_sysctls(request.driver_opts),
+        )
+        if given is None or given.dns:
+            names = (record.container_name, *request.aliases, short(record.container_id))
+            names = tuple(dict.fromkeys(names)) if network.user_defined else ()
+            record = replace(record, dns_names=names)
+        if network.id in self._pools:
+            record = self._from_pools(record, network, request)
+        elif given is not None:
+            record = with_addresses(record, given.addresses)
+        mac = request.mac.lower() or (given.mac if given else "")
+        if network.is_remote:
+            # What else there is to know its driver says when the container joins.
+            return replace(record, mac=mac)
+        is_bridge = network.driver == "bridge"
+        return replace(
+            record,
+            ifname=_interface_name(network, request, others),
+            host_ifname=bridge.ENDPOINT_PREFIX + record.id[:11] if is_bridge else "",
+            mac=mac or mac_of(record.ip_address or record.ip6_address),
+            gateway="" if network.internal else network.gateway,
+            gateway6="" if network.internal else network.gateway6,
+        )
+
+    def _from_pools(
+        self, record: EndpointRecord, network: NetworkRecord, request: EndpointRequest
+    ) -> EndpointRecord:
         pools = self._pools[network.id]
         address, address6 = self._take(network, pools.v4, request.ipv4), ""
         try:
@@ -113,23 +155,12 @@ class Endpoints:
             if address:
                 pools.release(address)
             raise
-        names = (record.container_name, *request.aliases, short(record.container_id))
-        is_bridge = network.driver == "bridge"
         return replace(
             record,
-            ifname=_interface_name(network, request, others),
-            host_ifname=bridge.ENDPOINT_PREFIX + record.id[:11] if is_bridge else "",
-            mac=request.mac.lower() or mac_of(address or address6),
             ip_address=address,
             ip_prefix_length=pools.v4.prefix_length if pools.v4 else 0,
-            gateway="" if network.internal else network.gateway,
             ip6_address=address6,
             ip6_prefix_length=pools.v6.prefix_length if pools.v6 else 0,
-            gateway6="" if network.internal else network.gateway6,
-            link_local=request.link_local,
-            links=request.links,
-            dns_names=tuple(dict.fromkeys(names)) if network.user_defined else (),
-            sysctls=sysctls,
         )
 
     def _take(self, network: NetworkRecord, pool: Pool | None, wanted: str) -> str:
@@ -155,6 +186,11 @@ class Endpoints:
         for record in records:
             self._forget(record)
         return records
+
+    def update(self, record: EndpointRecord) -> None:
+        self._names.remove(self._store.endpoints[record.id])
+        self._store.save_endpoint(record)
+        self._names.add(record)
 
     def rename(self, container_id: str, name: str) -> None:
         before = self._store.of_container(container_id)
@@ -184,16 +220,27 @@ class Endpoints:
     def _leads_out(self, record: EndpointRecord, version: int) -> bool:
         if record.gateway6 if version == 6 else record.gateway:
             return True
+        if any(route[0] == _EVERYWHERE[version] for route in record.routes):
+            return True
         network = self._store.networks[record.network_id]
         address = record.ip6_address if version == 6 else record.ip_address
         return bool(address) and _is_layer3(network) and not network.internal
+
+    def leads_out(self, container_id: str) -> bool:
+        """Whether a network that the container is meant to be on does."""
+        return any(
+            self._leads_out(record, version)
+            for record in self._store.of_container(container_id)
+            for version in (4, 6)
+            if not record.is_gateway
+        )
 
     def for_shim(self, container_id: str) -> list[Endpoint]:
         """What the shim has to plug, once ports are published; nothing for host and none."""
         return [
             self.plan(record)
             for record in self._store.of_container(container_id)
-            if record.addresses
+            if record.addresses and not self._store.networks[record.network_id].is_remote
         ]
 
     def plan(self, record: EndpointRecord) -> Endpoint:
@@ -216,6 +263,9 @@ class Endpoints:
             options = rules.bridge_options(network.options, network.mtu)
             hairpin = record.container_id in self._store.ports and bridge.needs_hairpin()
             return replace(plan, isolated=not options.icc, hairpin=hairpin)
+        if network.is_remote:
+            given = tuple(Route(target, hop or None) for target, hop in record.routes)
+            return replace(plan, host_ifname=record.source, routes=given, kind="given")
         routes = []
         if _is_layer3(network):
             routes = [Route("0.0.0.0/0")] * has4 + [Route("::/0")] * has6
@@ -356,6 +406,17 @@ def _families(targets: Sequence[str], routed: Sequence[bool]) -> frozenset[int]:
 def _is_layer3(network: NetworkRecord) -> bool:
     """Nobody answers ARP there: what is not on the subnet goes out on the link itself."""
     return network.driver == "ipvlan" and network_links.mode_of(network) != "l2"
+
+
+def with_addresses(record: EndpointRecord, addresses: Iterable[str]) -> EndpointRecord:
+    """``record`` with these, which have their prefix lengths; at most one of a family."""
+    for interface in map(ip_interface, addresses):
+        address, length = str(interface.ip), interface.network.prefixlen
+        if interface.version == 4:
+            record = replace(record, ip_address=address, ip_prefix_length=length)
+        else:
+            record = replace(record, ip6_address=address, ip6_prefix_length=length)
+    return record
 
 
 def _prefixed(link_local: Sequence[str]) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from lifecycle.host import Host
 from lifecycle.networks import NetworkService
 from lifecycle.plugins import Plugins
 from lifecycle.remap import Remap
+from lifecycle.remote_networks import RemoteNetworks
 from lifecycle.shims import Zygote
 from lifecycle.streams import StreamRegistry
 from lifecycle.volumes import VolumeService
@@ -37,6 +38,7 @@ class Engine:
     containers: ContainerTable
     images: ImageService
     networks: NetworkService
+    remote: RemoteNetworks
     volumes: VolumeService
     plugins: Plugins
     zygote: Zygote

@@ -93,7 +93,7 @@ async def exited(engine: Engine, container: Container, record: dict[str, Any]) -
         engine.containers.transition(container, pb.RESTARTING if restart else pb.EXITED)
         engine.containers.save_state(container)
         attributes = {"exitCode": str(state.exit_code), "execDuration": str(int(run_time))}
-        release_network(engine, container)
+        await release_network(engine, container)
         await volume_use.unmount(engine, container)
         engine.publish(container, "die", attributes)
         outcome = Outcome(state.exit_code)

@@ -50,6 +50,8 @@ def without_gateway(record: NetworkRecord) -> tuple[int, ...]:
         options = rules.bridge_options(record.options, record.mtu)
         modes = {4: options.mode4, 6: options.mode6}
         return tuple(version for version, mode in modes.items() if mode == "isolated")
+    if record.is_remote:
+        return ()  # its driver can say so
     is_layer3 = record.driver == "ipvlan" and mode_of(record) != "l2"
     return (4, 6) if record.internal or is_layer3 else ()
 

@@ -19,6 +19,9 @@ import orjson
 from common.database import Database
 from networking.firewall import PublishedPort
 
+BUILT_IN = frozenset(("bridge", "host", "ipvlan", "macvlan", "null"))
+BUILT_IN_IPAM = frozenset(("default", "null"))
+
 MIGRATIONS = (
     """
     CREATE TABLE networks (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, data TEXT NOT NULL);
@@ -37,6 +40,18 @@ MIGRATIONS = (
 class IpamConfig:
     subnet: str
     ip_range: str = ""
+    gateway: str = ""
+    auxiliary: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RemotePool:
+    """Addresses that an IPAM plugin gives out; those here are with prefix length."""
+
+    version: int
+    pool_id: str
+    pool: str
+    space: str
     gateway: str = ""
     auxiliary: Mapping[str, str] = field(default_factory=dict)
 
@@ -65,7 +80,7 @@ class NetworkRecord:
     id: str
     name: str
     created: int  # ns since 1970
-    driver: str  # bridge, macvlan, ipvlan, host, null
+    driver: str  # bridge, macvlan, ipvlan, host, null, or a plugin
     predefined: bool = False
     internal: bool = False
     attachable: bool = False
@@ -88,6 +103,20 @@ class NetworkRecord:
     gateway6: str = ""
     mtu: int = 1500
     automatic: tuple[int, ...] = ()  # families whose subnet nobody asked for
+    remote_pools: tuple[RemotePool, ...] = ()  # an IPAM plugin's
+
+    @property
+    def is_remote(self) -> bool:
+        """Its driver is a plugin, which makes the interfaces."""
+        return self.driver not in BUILT_IN
+
+    @property
+    def has_remote_ipam(self) -> bool:
+        return self.ipam_driver not in BUILT_IN_IPAM
+
+    @property
+    def uses_plugins(self) -> bool:
+        return self.is_remote or self.has_remote_ipam
 
     @property
     def user_defined(self) -> bool:
@@ -119,6 +148,17 @@ class EndpointRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenEndpoint:
+    """What is known of an endpoint before it is connected, where a plugin has a say in it."""
+
+    id: str
+    addresses: tuple[str, ...] = ()  # an IPAM plugin's, with prefix length
+    mac: str = ""
+    dns: bool = True  # has names on the network
+    is_gateway: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointRecord:
     """What it got; the address fields are empty on the networks host and none."""
 
@@ -142,6 +182,11 @@ class EndpointRecord:
     dns_names: tuple[str, ...] = ()
     gw_priority: int = 0
     sysctls: Mapping[str, str] = field(default_factory=dict)
+    # Of a network driver that is a plugin, what it said when the container joined:
+    source: str = ""  # its interface's name on the host
+    routes: tuple[tuple[str, str], ...] = ()  # destination, next hop or ""
+    no_gateway_network: bool = False  # the container shall not get a way out elsewhere
+    is_gateway: bool = False  # on the network that leads out where no plugin does
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -162,6 +207,7 @@ class NetworkStore:
         self._database = database
         rows = database.connection.execute
         self.networks = {row[0]: _network(row[1]) for row in rows("SELECT id, data FROM networks")}
+        self.remote = {found.id for found in self.networks.values() if found.uses_plugins}
         self.endpoints = {
             row[0]: _endpoint(row[1]) for row in rows("SELECT id, data FROM endpoints")
         }
@@ -177,10 +223,13 @@ class NetworkStore:
             _dump(record),
         )
         self.networks[record.id] = record
+        if record.uses_plugins:
+            self.remote.add(record.id)
 
     def remove_network(self, network_id: str) -> None:
         self._execute("DELETE FROM networks WHERE id = ?", network_id)
         self.networks.pop(network_id, None)
+        self.remote.discard(network_id)
 
     def save_endpoint(self, record: EndpointRecord) -> None:
         self._execute(
@@ -208,6 +257,8 @@ class NetworkStore:
 
     def rename_container(self, container_id: str, name: str) -> None:
         for record in self.of_container(container_id):
+            if record.is_gateway:
+                continue
             names = tuple(name if old == record.container_name else old for old in record.dns_names)
             self.save_endpoint(replace(record, container_name=name, dns_names=names))
 
@@ -230,6 +281,7 @@ def _network(data: str) -> NetworkRecord:
     fields: dict[str, Any] = orjson.loads(data)
     fields["automatic"] = tuple(fields.get("automatic", ()))
     fields["ipam"] = tuple(IpamConfig(**config) for config in fields["ipam"])
+    fields["remote_pools"] = tuple(RemotePool(**pool) for pool in fields.get("remote_pools", ()))
     return NetworkRecord(**fields)
 
 
@@ -237,6 +289,7 @@ def _endpoint(data: str) -> EndpointRecord:
     fields: dict[str, Any] = orjson.loads(data)
     for name in ("aliases", "dns_names", "link_local"):
         fields[name] = tuple(fields.get(name, ()))
+    fields["routes"] = tuple((route[0], route[1]) for route in fields.get("routes", ()))
     return EndpointRecord(**fields)
 
 

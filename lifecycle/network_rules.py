@@ -6,7 +6,7 @@ Pure functions; the texts and the kinds of errors are those of Docker Engine 28.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
@@ -122,8 +122,13 @@ def _host_ip(options: Mapping[str, str], version: int) -> str:
     return str(address)
 
 
-def check_network(request: NetworkRequest, taken_names: Iterable[str]) -> None:
-    """Everything that can be said without looking at other networks' addresses."""
+def check_network(
+    request: NetworkRequest, taken_names: Iterable[str], plugins: Collection[str] = ()
+) -> None:
+    """Everything that can be said without looking at other networks' addresses.
+
+    Whether ``plugins`` are drivers is seen elsewhere.
+    """
     if not request.name.strip():
         raise InvalidArgument("invalid name: name is empty")
     if request.name in RESERVED:
@@ -134,7 +139,7 @@ def check_network(request: NetworkRequest, taken_names: Iterable[str]) -> None:
         raise PermissionDenied("cannot create a swarm scoped network when swarm is not active")
     if request.ingress:
         raise PermissionDenied("Ingress network can only be global scope network")
-    _check_driver(request)
+    _check_driver(request, plugins)
     if request.config_only:
         check_ipam(request.ipam)
         return
@@ -144,7 +149,7 @@ def check_network(request: NetworkRequest, taken_names: Iterable[str]) -> None:
     _check_modes(request)
 
 
-def _check_driver(request: NetworkRequest) -> None:
+def _check_driver(request: NetworkRequest, plugins: Collection[str]) -> None:
     if request.config_only and request.config_from:
         raise PermissionDenied("a configuration network cannot depend on another configuration")
     if request.config_only:
@@ -156,9 +161,11 @@ def _check_driver(request: NetworkRequest) -> None:
             'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to '
             "connect this node to swarm and try again."
         )
-    if request.driver not in ("", "bridge", "macvlan", "ipvlan"):
+    if request.driver not in ("", "bridge", "macvlan", "ipvlan", *plugins):
         raise NotFound(f'plugin "{request.driver}" not found')
-    if request.ipam_driver not in ("", "default"):
+    if request.ipam_driver == "null" and request.driver not in plugins:
+        raise InvalidArgument("ipv4 pool is empty")
+    if request.ipam_driver not in ("", "default", "null", *plugins):
         raise NotFound(f'plugin "{request.ipam_driver}" not found')
 
 

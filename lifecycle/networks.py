@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from common.database import Database
@@ -35,8 +35,10 @@ from lifecycle.events import EventLog
 from lifecycle.name_files import NameFiles
 from lifecycle.network_pools import Pools
 from lifecycle.network_records import (
+    BUILT_IN,
     EndpointRecord,
     EndpointRequest,
+    GivenEndpoint,
     NetworkRecord,
     NetworkRequest,
     NetworkStore,
@@ -103,7 +105,7 @@ class NetworkService:
         """Addresses of all networks, and the predefined ones; returns those with an interface."""
         named = {record.name: record for record in self._store.networks.values()}
         for record in self._store.networks.values():
-            if record.user_defined:
+            if record.user_defined and record.ipam_driver == "default":
                 for subnet in record.subnets:
                     self._space.take(subnet)
                 self._pools[record.id] = network_pools.pools_of(record)
@@ -172,11 +174,18 @@ class NetworkService:
     # Networks.
 
     def create(self, request: NetworkRequest) -> NetworkRecord:
+        record = self.draft(request)
+        return self.commit(record if record.config_only else self.make(record))
+
+    def draft(
+        self, request: NetworkRequest, plugins: Collection[str] = (), network_id: str = ""
+    ) -> NetworkRecord:
+        """What is to be made, once everything was checked but for the drivers in ``plugins``."""
         request = network_templates.complete(request, self._options, self.get)
         names = {record.name for record in self._store.networks.values()}
-        network_rules.check_network(request, names)
-        record = NetworkRecord(
-            id=new_id(),
+        network_rules.check_network(request, names, plugins)
+        return NetworkRecord(
+            id=network_id or new_id(),
             name=request.name,
             created=time.time_ns(),
             driver="null" if request.config_only else request.driver or "bridge",
@@ -186,27 +195,33 @@ class NetworkService:
             enable_ipv6=request.enable_ipv6,
             config_only=request.config_only,
             config_from=request.config_from,
+            ipam_driver=request.ipam_driver or "default",
             ipam_options=request.ipam_options,
             ipam=request.ipam,
             options=request.options,
             labels=request.labels,
         )
-        if not record.config_only:
-            record = self._make(record)
+
+    def commit(self, record: NetworkRecord) -> NetworkRecord:
+        """From now on it exists."""
         self._store.save_network(record)
         self._publish("create", record)
         return record
 
-    def _make(self, record: NetworkRecord) -> NetworkRecord:
-        """Addresses, interface, rules and names; what was made is taken back on a failure."""
+    def make(self, record: NetworkRecord, skip_gateways: Collection[int] = ()) -> NetworkRecord:
+        """Addresses, interface, rules and names; what was made is taken back on a failure.
+
+        A plugin may say of which families it needs no gateway.
+        """
         without = network_links.without_gateway(record)
         default_mtu = self._options.mtu or default_networks.DEFAULT_MTU
         record = network_links.chosen(record, default_mtu, self._host)
         for other in self._store.networks.values():
             network_links.check_name(record, other)
-        record, self._pools[record.id] = network_pools.assign(
-            record, self._space, self._host, without_gateway=without
-        )
+        if record.ipam_driver == "default":
+            record, self._pools[record.id] = network_pools.assign(
+                record, self._space, self._host, without_gateway={*without, *skip_gateways}
+            )
         try:
             network_links.make(self._host, record, self._owner(record))
             if self._firewall is not None and _is_bridge(record):
@@ -218,10 +233,10 @@ class NetworkService:
                 self._firewall.drop_others6()
             self._names.add_network(record.id)
         except OSError as error:
-            self._unmake(record)
+            self.unmake(record)
             raise InternalError(f"network {record.name}: {error}") from error
         except Exception:
-            self._unmake(record)
+            self.unmake(record)
             raise
         return record
 
@@ -259,6 +274,9 @@ class NetworkService:
             and filtering.match_labels(record.labels, wanted.get("label", ()))
         ]
 
+    def drivers(self) -> list[str]:
+        return sorted(BUILT_IN | {record.driver for record in self._store.networks.values()})
+
     def members(self, network_id: str) -> list[EndpointRecord]:
         return self._store.of_network(network_id)
 
@@ -281,8 +299,7 @@ class NetworkService:
             self._give_back(record)
         return record
 
-    def _take_out(self, record: NetworkRecord) -> NetworkRecord:
-        """Nobody can use or find it from now on."""
+    def check_removable(self, record: NetworkRecord) -> None:
         if record.predefined:
             raise PermissionDenied(f"{record.name} is a pre-defined network and cannot be removed")
         members = self._store.of_network(record.id)
@@ -302,6 +319,10 @@ class NetworkService:
             ]
             if users:
                 raise PermissionDenied(f"configuration network {record.name!r} is in use")
+
+    def _take_out(self, record: NetworkRecord) -> NetworkRecord:
+        """Nobody can use or find it from now on."""
+        self.check_removable(record)
         self._store.remove_network(record.id)
         if self._firewall is not None:
             self._firewall.remove_network(record.id)
@@ -309,13 +330,16 @@ class NetworkService:
         return record
 
     def _give_back(self, record: NetworkRecord) -> None:
-        self._pools.pop(record.id, None)
-        for subnet in record.subnets:
-            self._space.give_back(subnet)
+        self._give_back_subnets(record)
         self._publish("destroy", record)
 
-    async def prune(self, filters: Iterable[Filter] = ()) -> list[str]:
-        """Remove the user's networks that no running container is on; returns their names."""
+    async def prune(
+        self, filters: Iterable[Filter] = (), remove: Callable[[str], Awaitable[bool]] | None = None
+    ) -> list[str]:
+        """Remove the user's networks that no running container is on; returns their names.
+
+        ``remove`` is for networks that plugins have a part in, and says whether it did.
+        """
         wanted = filtering.by_key(filters, _PRUNE_FILTERS)
         until = filtering.until(wanted)
         doomed = [
@@ -327,8 +351,12 @@ class NetworkService:
             and filtering.match_labels(record.labels, wanted.get("label", ()))
             and filtering.exclude_labels(record.labels, wanted.get("label!", ()))
         ]
-        await asyncio.gather(*(self.remove_in_thread(record.id) for record in doomed))
-        return [record.name for record in doomed]
+        done = await asyncio.gather(*((remove or self._remove)(record.id) for record in doomed))
+        return [record.name for record, is_gone in zip(doomed, done, strict=True) if is_gone]
+
+    async def _remove(self, network_id: str) -> bool:
+        await self.remove_in_thread(network_id)
+        return True
 
     def _is_dangling(self, record: NetworkRecord) -> bool:
         return record.user_defined and not self._store.of_network(record.id)
@@ -349,10 +377,15 @@ class NetworkService:
             raise InvalidArgument(f"invalid config for network {ref}: {error}") from error
 
     def connect(
-        self, container_id: str, name: str, ref: str, request: EndpointRequest
+        self,
+        container_id: str,
+        name: str,
+        ref: str,
+        request: EndpointRequest,
+        given: GivenEndpoint | None = None,
     ) -> EndpointRecord:
         network = self.get(ref)
-        record = self._endpoints.connect(network, container_id, name, request)
+        record = self._endpoints.connect(network, container_id, name, request, given)
         self._publish("connect", network, container_id)
         return record
 
@@ -370,11 +403,31 @@ class NetworkService:
         for record in self._endpoints.release(container_id):
             self._publish("disconnect", self._store.networks[record.network_id], container_id)
 
+    def update(self, record: EndpointRecord) -> None:
+        """A plugin has said more of an endpoint."""
+        self._endpoints.update(record)
+
     def rename(self, container_id: str, name: str) -> None:
         self._endpoints.rename(container_id, name)
 
     def endpoints_of(self, container_id: str) -> list[EndpointRecord]:
         return self._store.of_container(container_id)
+
+    @property
+    def has_remote(self) -> bool:
+        """Whether plugins have a part in any network."""
+        return bool(self._store.remote)
+
+    def remote(self, ref: str) -> NetworkRecord | None:
+        """The network of that name, if plugins have a part in it."""
+        try:
+            record = self.get(ref) if self._store.remote else None
+        except EngineError:
+            return None
+        return record if record is not None and record.id in self._store.remote else None
+
+    def ids(self) -> list[str]:
+        return list(self._store.networks)
 
     def network_of(self, endpoint: EndpointRecord) -> NetworkRecord:
         return self._store.networks[endpoint.network_id]
@@ -387,6 +440,16 @@ class NetworkService:
         """The endpoints that have a default route, of IPv4 first; none twice."""
         found = [self._endpoints.gateway_of(container_id, version=version) for version in (4, 6)]
         return list({one.id: one for one in found if one is not None}.values())
+
+    def may_lead_out(self, container_id: str) -> bool:
+        """Where a plugin has still to say which way, or that there is another."""
+        return self.has_remote and any(
+            self.network_of(one).is_remote and not self.network_of(one).internal
+            for one in self._store.of_container(container_id)
+        )
+
+    def leads_out(self, container_id: str) -> bool:
+        return self._endpoints.leads_out(container_id)
 
     def port_targets(self, container_id: str) -> list[str]:
         return self._endpoints.port_targets(container_id)
@@ -426,14 +489,24 @@ class NetworkService:
     def _owner(self, record: NetworkRecord) -> str:
         return bridge.owner_of(self._paths.exec_root, record.id)
 
-    def _unmake(self, record: NetworkRecord) -> None:
+    def unmake(self, record: NetworkRecord) -> None:
         if self._firewall is not None:
             self._firewall.remove_network(record.id)
         network_links.delete(record, self._paths.exec_root)
         self._names.remove_network(record.id)
-        self._pools.pop(record.id, None)
-        for subnet in record.subnets:
-            self._space.give_back(subnet)
+        self._give_back_subnets(record)
+
+    def _give_back_subnets(self, record: NetworkRecord) -> None:
+        if self._pools.pop(record.id, None) is not None:
+            for subnet in record.subnets:
+                self._space.give_back(subnet)
+
+    def has_link(self, name: str) -> bool:
+        return self._host.link(name) is not None
+
+    def host_networks(self) -> list[str]:
+        """What an automatic subnet must not overlap with."""
+        return bridge.host_networks(self._host)
 
     def _publish(self, action: str, network: NetworkRecord, container_id: str = "") -> None:
         if self._events is None:

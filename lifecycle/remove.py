@@ -27,7 +27,7 @@ async def remove_locked(engine: Engine, container: Container, *, volumes: bool) 
     engine.containers.transition(container, pb.REMOVING)
     if container.shim is not None:
         await abandon(container)
-    release_network(engine, container)
+    await release_network(engine, container)
     engine.containers.remove(container)
     if volumes:
         await _delete_anonymous_volumes(engine, container)

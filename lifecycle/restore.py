@@ -15,7 +15,16 @@ from pathlib import Path
 
 from common.errors import EngineError
 from common.ids import FULL_ID
-from lifecycle import connections, exits, health, operations, staging, status, volume_use
+from lifecycle import (
+    connections,
+    exits,
+    health,
+    operations,
+    remote_endpoints,
+    staging,
+    status,
+    volume_use,
+)
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle.container import Container, describe
 from lifecycle.engine import Engine
@@ -39,7 +48,9 @@ async def restore(engine: Engine) -> None:
         found = await asyncio.gather(*(_adopt(engine, item) for item in was_up))
     lost = [(item, record) for item, record in zip(was_up, found, strict=True) if record]
     live = {item.id for item in was_up} - {item.id for item, _ in lost}
+    await remote_endpoints.adopt(engine, live)
     changed = connections.settle(engine, live)
+    remote_endpoints.resume(engine)
     volume_use.adopt(engine, live)
     staging.sweep(engine)
     await asyncio.to_thread(_sweep, engine, live)
@@ -50,7 +61,11 @@ async def restore(engine: Engine) -> None:
         discard_bundle(engine.paths.shim(item.id))
     health.resume_all(engine)
     for item in list(engine.containers):
-        await _settle(engine, item)
+        if remote_endpoints.wanted(engine, item.record):
+            # A plugin that hangs must not keep the engine from starting.
+            engine.spawn(_settle(engine, item), f"start of {describe(item)}")
+        else:
+            await _settle(engine, item)
 
 
 async def _adopt(engine: Engine, container: Container) -> Message | None:

@@ -25,6 +25,8 @@ from lifecycle import (
     jobs,
     links,
     remap,
+    remote_endpoints,
+    remote_start,
     spec,
     staging,
     surroundings,
@@ -89,7 +91,7 @@ async def start_locked(engine: Engine, container: Container) -> None:
     try:
         await _start(engine, container, shim_task)
     except BaseException as error:
-        release_network(engine, container)
+        await release_network(engine, container)
         await volume_use.unmount(engine, container)
         await _discard_shim(engine, container, shim_task)
         if isinstance(error, EngineError):
@@ -104,14 +106,18 @@ async def _start(engine: Engine, container: Container, shim_task: asyncio.Future
     try:
         await volume_use.mount(engine, container)
         staged = staging.mount(engine, container, remap.of(engine.remap, record.host_config))
-        network = attachment.attach(engine, container, sockets)
+        remote = remote_endpoints.wanted(engine, record)
+        if remote:
+            network = await remote_start.attach(engine, container, sockets)
+        else:
+            network = attachment.attach(engine, container, sockets)
         bundle = engine.paths.shim(container.id)
         (bundle / "rootfs").mkdir(mode=0o700, parents=True, exist_ok=True)
         around = surroundings.gather(engine, container, staged)
         (bundle / "config.json").write_bytes(orjson.dumps(spec.build(record, around)))
         shim = await shim_task
         await attachment.send_surplus_ports(shim, sockets, network)
-        answer = await shim.call(
+        call = shim.call(
             "start",
             [item.fileno() for item in sockets],
             bundle=os.fspath(bundle),
@@ -126,6 +132,7 @@ async def _start(engine: Engine, container: Container, shim_task: asyncio.Future
             or surroundings.DEFAULT_CGROUP_PARENT,
             **network,
         )
+        answer = await (remote_start.run(engine, container, call) if remote else call)
     finally:
         staging.unmount(engine, staged)  # the container has mounts of its own
         for item in sockets:
@@ -203,8 +210,13 @@ def translate(error: EngineError) -> EngineError:
     return kind((_PREFIX if error.step == "config" else _PROCESS_PREFIX) + text)
 
 
-def release_network(engine: Engine, container: Container) -> None:
+async def release_network(engine: Engine, container: Container) -> None:
+    has_remote = container.id in engine.remote.leases
+    if has_remote:
+        await remote_endpoints.leave(engine, container.id)
     attachment.detach(engine, container)
+    if has_remote:
+        await remote_endpoints.release(engine, container.id)
 
 
 def discard_bundle(bundle: Path) -> None:

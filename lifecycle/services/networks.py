@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc.aio
 
-from common.errors import NotFound, NotSupported
+from common.errors import NotFound
 from lifecycle import connections
 from lifecycle._pb import networks_pb2 as pb
 from lifecycle._pb.networks_pb2_grpc import NetworksServicer, VolumesServicer
@@ -45,23 +45,8 @@ class Networks(NetworksServicer):
             config_only=request.config_only,
             config_from=request.config_from,
         )
-        try:
-            record = self._networks.create(wanted)
-        except NotFound:
-            await self._refuse_plugin(request.driver)
-            raise
+        record = await self._engine.finish(self._engine.remote.create(wanted), "request")
         return pb.CreateNetworkReply(id=record.id)
-
-    async def _refuse_plugin(self, driver: str) -> None:
-        """Say that a plugin was found, rather than that there is none of its name."""
-        try:
-            await self._engine.plugins.get(driver, "NetworkDriver")
-        except NotFound:
-            return
-        raise NotSupported(
-            f'plugin "{driver}" is a network driver, and this engine supports plugins for '
-            "volumes only"
-        )
 
     async def Get(self, request: pb.NetworkRef, context: Context) -> pb.Network:
         return self._describe(self._networks.get(request.ref))
@@ -71,7 +56,7 @@ class Networks(NetworksServicer):
         return pb.NetworkList(networks=[self._describe(record) for record in found])
 
     async def Remove(self, request: pb.NetworkRef, context: Context) -> Empty:
-        await self._engine.finish(self._networks.remove_in_thread(request.ref), "request")
+        await self._engine.finish(self._engine.remote.remove(request.ref), "request")
         return Empty()
 
     async def Connect(self, request: pb.ConnectRequest, context: Context) -> Empty:
@@ -93,7 +78,7 @@ class Networks(NetworksServicer):
         return Empty()
 
     async def Prune(self, request: pb.PruneNetworksRequest, context: Context) -> PruneReport:
-        removed = await self._networks.prune(request.filters)
+        removed = await self._engine.remote.prune(request.filters)
         self._engine.events.publish("network", "prune", "", {"reclaimed": "0"})
         return PruneReport(deleted=removed)
 

@@ -68,6 +68,7 @@ class System(SystemServicer):
             ],
             events_listeners=engine.events.listeners,
             volume_drivers=engine.volumes.drivers(),
+            network_drivers=engine.networks.drivers(),
         )
 
     async def Subscribe(
