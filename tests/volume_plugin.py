@@ -1,7 +1,7 @@
 """Test support: a volume plugin of Docker's protocol v1, as a process of its own.
 
-``python volume_plugin.py <socket> <directory>``: each volume is a directory below ``directory``. It
-writes every call to ``<directory>/calls``, one JSON object a line.
+``python -m tests.volume_plugin <socket> <directory>``: each volume is a directory below
+``directory``. It writes every call to ``<directory>/calls``, one JSON object a line.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
             print(json.dumps([method, request]), file=calls)
         try:
             answer = self.answer(method.rpartition(".")[2], request, root / "volumes")
-            if method == "Plugin.Activate" and (root / "implements").exists():
-                answer = {"Implements": (root / "implements").read_text().split()}
         except KeyError as error:
             answer = {"Err": str(error.args[0])}
         data = json.dumps(answer).encode()

@@ -3,72 +3,30 @@
 from __future__ import annotations
 
 import json
-import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests import polling
 from tests.engine import BUSYBOX, OwnEngine, fresh_name
+from tests.plugin_process import PluginProcess, running
 
-PROGRAM = Path(__file__).parents[1] / "volume_plugin.py"
-SOCKETS = Path("/run/docker/plugins")
 SPECIFICATIONS = Path("/etc/docker/plugins")
 
 
-@dataclass
-class Plugin:
-    name: str
-    root: Path
-    socket: Path
-    process: subprocess.Popen[bytes]
-
-    def restart(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.process = start(self.name, self.root, self.socket).process
-
-    def calls(self, method: str) -> list[Any]:
-        lines = (self.root / "calls").read_text().splitlines()
-        return [body for name, body in map(json.loads, lines) if name == f"VolumeDriver.{method}"]
+@pytest.fixture
+def plugin(tmp_path: Path) -> Iterator[PluginProcess]:
+    with running("tests.volume_plugin", tmp_path / "plugin") as found:
+        yield found
 
 
-def start(name: str, root: Path, path: Path) -> Plugin:
-    process = subprocess.Popen([sys.executable, PROGRAM, path, root])
-
-    def answers() -> bool:
-        try:
-            with socket.socket(socket.AF_UNIX) as client:
-                client.connect(str(path))
-        except OSError:
-            return False
-        return True
-
-    polling.until(answers, f"the plugin {name}")
-    return Plugin(name, root, path, process)
+def calls(plugin: PluginProcess, method: str) -> list[Any]:
+    return plugin.calls(f"VolumeDriver.{method}")
 
 
 @pytest.fixture
-def plugin(tmp_path: Path) -> Iterator[Plugin]:
-    made = not SOCKETS.exists()
-    SOCKETS.mkdir(parents=True, exist_ok=True)
-    name = fresh_name()
-    found = start(name, tmp_path / "plugin", SOCKETS / f"{name}.sock")
-    yield found
-    found.process.kill()
-    found.process.wait()
-    found.socket.unlink(missing_ok=True)
-    if made:
-        SOCKETS.rmdir()
-
-
-@pytest.fixture
-def volume(own_engine: OwnEngine, plugin: Plugin) -> Iterator[Callable[..., str]]:
+def volume(own_engine: OwnEngine, plugin: PluginProcess) -> Iterator[Callable[..., str]]:
     made: list[str] = []
 
     def make(**options: str) -> str:
@@ -84,11 +42,11 @@ def volume(own_engine: OwnEngine, plugin: Plugin) -> Iterator[Callable[..., str]
 
 
 def test_life_of_a_volume(
-    own_engine: OwnEngine, plugin: Plugin, volume: Callable[..., str]
+    own_engine: OwnEngine, plugin: PluginProcess, volume: Callable[..., str]
 ) -> None:
     engine = own_engine
     name = volume(colour="red")
-    assert plugin.calls("Create") == [{"Name": name, "Opts": {"colour": "red"}}]
+    assert calls(plugin, "Create") == [{"Name": name, "Opts": {"colour": "red"}}]
     found = engine.api("GET", f"/volumes/{name}").json()
     place = plugin.root / "volumes" / name
     assert found["Driver"] == plugin.name
@@ -97,7 +55,7 @@ def test_life_of_a_volume(
 
     engine.docker("run", "--rm", "-v", f"{name}:/data", BUSYBOX, "touch", "/data/x")
     assert (place / "x").exists()
-    mounts, unmounts = plugin.calls("Mount"), plugin.calls("Unmount")
+    mounts, unmounts = calls(plugin, "Mount"), calls(plugin, "Unmount")
     assert mounts
     assert mounts == unmounts
     assert {call["Name"] for call in mounts} == {name}
@@ -106,7 +64,9 @@ def test_life_of_a_volume(
     assert not place.exists()
 
 
-def test_anonymous_volume_of_a_driver(own_engine: OwnEngine, plugin: Plugin, name: str) -> None:
+def test_anonymous_volume_of_a_driver(
+    own_engine: OwnEngine, plugin: PluginProcess, name: str
+) -> None:
     engine = own_engine
     engine.docker(
         *("run", "--name", name, "-v", "/data", "--volume-driver", plugin.name),
@@ -119,7 +79,7 @@ def test_anonymous_volume_of_a_driver(own_engine: OwnEngine, plugin: Plugin, nam
     assert list((plugin.root / "volumes").iterdir()) == []
 
 
-def test_volume_that_the_plugin_has_already(own_engine: OwnEngine, plugin: Plugin) -> None:
+def test_volume_that_the_plugin_has_already(own_engine: OwnEngine, plugin: PluginProcess) -> None:
     engine = own_engine
     name = fresh_name()
     (plugin.root / "volumes" / name).mkdir()
@@ -128,18 +88,18 @@ def test_volume_that_the_plugin_has_already(own_engine: OwnEngine, plugin: Plugi
     assert [item["Driver"] for item in listed if item["Name"] == name] == [plugin.name]
     shown = engine.docker("run", "--rm", "-v", f"{name}:/d", BUSYBOX, "cat", "/d/file")
     assert shown.stdout == "old\n"
-    assert len(plugin.calls("Mount")) == len(plugin.calls("Unmount"))
+    assert len(calls(plugin, "Mount")) == len(calls(plugin, "Unmount"))
     assert engine.api("DELETE", f"/volumes/{name}").status == 204
 
 
-def test_refusal_in_the_plugins_words(own_engine: OwnEngine, plugin: Plugin) -> None:
+def test_refusal_in_the_plugins_words(own_engine: OwnEngine, plugin: PluginProcess) -> None:
     body = {"Name": "t-refused", "Driver": plugin.name, "DriverOpts": {"refuse": "1"}}
     answer = own_engine.api("POST", "/volumes/create", body)
     assert (answer.status, answer.message) == (500, "create t-refused: refused as asked")
 
 
 def test_plugin_is_started_again(
-    own_engine: OwnEngine, plugin: Plugin, volume: Callable[..., str]
+    own_engine: OwnEngine, plugin: PluginProcess, volume: Callable[..., str]
 ) -> None:
     name = volume()
     plugin.restart()
@@ -147,7 +107,7 @@ def test_plugin_is_started_again(
 
 
 def test_gone_plugin_does_not_keep_its_volume(
-    own_engine: OwnEngine, plugin: Plugin, volume: Callable[..., str]
+    own_engine: OwnEngine, plugin: PluginProcess, volume: Callable[..., str]
 ) -> None:
     name = volume()
     plugin.process.kill()
@@ -163,30 +123,14 @@ def test_gone_plugin_does_not_keep_its_volume(
 
 
 def test_info_names_the_driver(
-    own_engine: OwnEngine, plugin: Plugin, volume: Callable[..., str]
+    own_engine: OwnEngine, plugin: PluginProcess, volume: Callable[..., str]
 ) -> None:
     volume()
     assert plugin.name in own_engine.api("GET", "/info").json()["Plugins"]["Volume"]
 
 
-def test_network_driver_is_refused_clearly(own_engine: OwnEngine, plugin: Plugin) -> None:
-    def create() -> tuple[int, str]:
-        body = {"Name": "t-plugged", "Driver": plugin.name}
-        answer = own_engine.api("POST", "/networks/create", body)
-        return answer.status, answer.message
-
-    assert create() == (404, f'plugin "{plugin.name}" not found')
-    (plugin.root / "implements").write_text("NetworkDriver")
-    plugin.restart()
-    assert create() == (
-        501,
-        f'plugin "{plugin.name}" is a network driver, and this engine supports plugins for '
-        "volumes only",
-    )
-
-
 @pytest.mark.parametrize("kind", ["spec", "json"])
-def test_found_by_a_file(own_engine: OwnEngine, plugin: Plugin, kind: str) -> None:
+def test_found_by_a_file(own_engine: OwnEngine, plugin: PluginProcess, kind: str) -> None:
     alias = fresh_name()
     made = not SPECIFICATIONS.exists()
     SPECIFICATIONS.mkdir(parents=True, exist_ok=True)
@@ -204,18 +148,18 @@ def test_found_by_a_file(own_engine: OwnEngine, plugin: Plugin, kind: str) -> No
 
 
 def test_mount_is_known_after_a_crash(
-    make_engine: Callable[..., OwnEngine], plugin: Plugin
+    make_engine: Callable[..., OwnEngine], plugin: PluginProcess
 ) -> None:
     engine = make_engine()
     engine.load_busybox()
     body = {"Name": "t-kept", "Driver": plugin.name}
     assert engine.api("POST", "/volumes/create", body).status == 201
     engine.docker("run", "-d", "--name", "t-a", "-v", "t-kept:/d", BUSYBOX, "sleep", "1000")
-    before = len(plugin.calls("Mount")) - len(plugin.calls("Unmount"))
+    before = len(calls(plugin, "Mount")) - len(calls(plugin, "Unmount"))
     assert before == 1
     engine.kill_daemons()
     engine.start()
     engine.docker("rm", "-f", "t-a")
-    assert plugin.calls("Mount")[-1] == plugin.calls("Unmount")[-1]
+    assert calls(plugin, "Mount")[-1] == calls(plugin, "Unmount")[-1]
     engine.api("DELETE", "/volumes/t-kept")
     engine.destroy()
