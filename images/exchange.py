@@ -155,7 +155,11 @@ class Exchange:
         platform: str | None,
         progress: OnProgress,
     ) -> PulledImage:
-        arguments = {**self._arguments(wanted, auth), "platform": platform}
+        arguments = {
+            **self._arguments(wanted, auth),
+            "platform": platform,
+            "missing": sorted(self._store.missing_blobs()),
+        }
         async with self._operation() as operation:
             answer = await self._worker.run(operation, "pull", arguments, progress=progress)
             record = ImageRecord.from_json(answer["image"])

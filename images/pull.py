@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -113,7 +114,7 @@ class Pull:
         """Downloaded once, like a layer, however many pulls want it at once."""
         digest = descriptor.digest
         await operation.lease((), [digest])
-        if self._content.has(digest):
+        with suppress(NotFound, DigestMismatch):  # what is missing or damaged is fetched again
             return self._content.read(digest)
 
         async def download(_report: Callable[[None], None]) -> bytes:
@@ -139,7 +140,12 @@ class Pull:
     ) -> list[LayerRecord]:
         chain_ids = config.chain_ids(diff_ids)
         layers = resolved.manifest.layers
-        present = {chain_id for chain_id in chain_ids if self._layers.size(chain_id) is not None}
+        present = {
+            chain_id
+            for blob, chain_id in zip(layers, chain_ids, strict=True)
+            if self._layers.size(chain_id) is not None
+            and blob.digest not in operation.arguments["missing"]
+        }
         if len(present) < len(chain_ids):  # of an image that is here Docker shows no layers
             announced = {
                 blob.digest: "Already exists" if chain_id in present else "Pulling fs layer"
@@ -181,7 +187,7 @@ class Pull:
     ) -> int:
         line = short(blob.digest)
         size = self._layers.size(chain_id)
-        if size is not None:
+        if size is not None and blob.digest not in operation.arguments["missing"]:
             return size
 
         def downloading(state: Download) -> None:

@@ -312,6 +312,10 @@ class ImageStore:
         )
         return {row[0] for row in rows}
 
+    def missing_blobs(self) -> set[str]:
+        """Of the known ones, those that something else has removed: a pull brings them back."""
+        return self.known_blobs().difference(self._content.digests())
+
     def known_layers(self) -> set[str]:
         return {row[0] for row in self._db.execute("SELECT chain_id FROM layers")}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,6 +115,26 @@ async def test_ten_pulls_download_once(root: Path, registry: Registry, proxy: Pr
         assert len({result.image.id for result in results}) == 1
         fetched = [path for path in proxy.requests if "/blobs/" in path]
         assert len(fetched) == len(set(fetched)) == 3  # two layers and the configuration
+
+
+async def test_pull_repairs(root: Path, registry: Registry) -> None:
+    """What somebody has removed from the store, or written into it."""
+    async with service(root) as images:
+        name = await pushed(images, registry, "lab/repair:1")
+        pulled = await images.exchange.pull(name, progress=lambda _line: None)
+        sizes = {path.name: path.stat().st_size for path in (root / "content/sha256").iterdir()}
+        blob, *_ = sorted(sizes, key=lambda digest: sizes[digest], reverse=True)
+        (root / "content/sha256" / blob).unlink()
+        (root / "content/sha256" / pulled.image.id.removeprefix("sha256:")).write_bytes(b"{}")
+        shutil.rmtree(layer_directory(root, pulled.image.chain_ids[0]).parent)
+        again = await images.exchange.pull(name, progress=lambda _line: None)
+        assert again.image.id == pulled.image.id
+        assert sizes == {
+            path.name: path.stat().st_size for path in (root / "content/sha256").iterdir()
+        }
+        assert images.details.configuration(again.image)
+        directory = layer_directory(root, pulled.image.chain_ids[0])
+        assert (directory / "etc/marker").read_text() == "lab/repair:1"
 
 
 async def test_broken_download_is_resumed(root: Path, registry: Registry, proxy: Proxy) -> None:
