@@ -263,7 +263,7 @@ class OwnEngine(Engine):
                 and (str(self.exec_root) in process.title or process.parent in self._daemons())
             ]
 
-        found = polling.until(look, f"a process {what} of {self.exec_root}", timeout=5)
+        found = polling.until(look, f"a process {what} of {self.exec_root}", timeout=20)
         assert len(found) == 1, f"more than one {what}: {found}"
         return found[0]
 
