@@ -24,13 +24,13 @@ import grpc.aio
 import setproctitle
 
 from common.database import Database
-from common.errors import InvalidArgument
+from common.errors import InternalError, InvalidArgument
 from common.options import EngineOptions
 from common.paths import DEFAULT_DATA_ROOT, DEFAULT_EXEC_ROOT, Paths
 from images.endpoints import RegistryOptions
 from images.service import ImageService
 from images.snapshots import OVERLAY
-from lifecycle import exits, host, mapped_overlay, remap, restore
+from lifecycle import apparmor, exits, host, mapped_overlay, remap, restore
 from lifecycle._pb import (
     containers_pb2_grpc,
     images_pb2_grpc,
@@ -138,6 +138,7 @@ async def serve(paths: Paths, options: EngineOptions) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     cgroups.leave_root()
     kernel = host.look()
+    _load_default_profile()
     engine = await build(paths, options, kernel)
     server = _server(engine, kernel)
     _watch_firewall(engine)
@@ -156,6 +157,14 @@ async def serve(paths: Paths, options: EngineOptions) -> None:
         await server.stop(GRACE_SECONDS)
         await close(engine)
         paths.lifecycle_pid.unlink(missing_ok=True)
+
+
+def _load_default_profile() -> None:
+    """Who needs it and cannot have it gets the error again."""
+    try:
+        apparmor.ensure_default()
+    except InternalError as error:
+        log.error("%s", error)
 
 
 async def build(paths: Paths, options: EngineOptions, kernel: host.Host) -> Engine:

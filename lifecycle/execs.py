@@ -14,7 +14,7 @@ from typing import Any
 
 from common.errors import Conflict, InvalidArgument, NotFound
 from common.ids import new_id
-from lifecycle import spec, status
+from lifecycle import apparmor, security, spec, status
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle.container import Container
 from lifecycle.detach import parse_keys
@@ -126,7 +126,10 @@ async def run(
     _publish(engine, execution, "exec_start")
     fields: dict[str, Any] = {
         "exec_id": execution.id,
-        "process": oci_process(container.record, asked, request),
+        "process": {
+            **oci_process(container.record, asked, request),
+            **confinement(engine, container.record),
+        },
         "stdin": asked.attach_stdin and not request.detach,
         "stdout": asked.attach_stdout,
         "stderr": asked.attach_stderr,
@@ -149,6 +152,15 @@ def detach_keys(asked: pb.CreateExecRequest) -> list[int]:
     if not (asked.tty and asked.attach_stdin):
         return []
     return parse_keys(asked.detach_keys)
+
+
+def confinement(engine: Engine, record: pb.Container) -> dict[str, Any]:
+    """What the container's own process is bound by, a privileged exec too."""
+    host, default = record.host_config, engine.options.no_new_privileges
+    process: dict[str, Any] = {"noNewPrivileges": security.no_new_privileges(host, default=default)}
+    if profile := apparmor.applied(record.apparmor_profile):
+        process["apparmorProfile"] = profile
+    return process
 
 
 def oci_process(

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from lifecycle import apparmor
 from runtime.cgroups import Mode, detect, hierarchies
 
 CGROUP2 = Path("/sys/fs/cgroup")
@@ -89,7 +90,7 @@ def _look_v2() -> Host:
         pids_limit="pids" in controllers,
         blkio=frozenset(BLKIO_FILES) if "io" in controllers else frozenset(),
         seccomp=_seccomp(),
-        apparmor=_apparmor(),
+        apparmor=apparmor.in_kernel(),
     )
 
 
@@ -126,7 +127,7 @@ def _look_v1() -> Host:
         pids_limit=has("pids"),
         blkio=frozenset(name for name in BLKIO_FILES if has("blkio", name)),
         seccomp=_seccomp(),
-        apparmor=_apparmor(),
+        apparmor=apparmor.in_kernel(),
     )
 
 
@@ -139,7 +140,3 @@ def _read(path: Path) -> str:
 
 def _seccomp() -> bool:
     return os.path.exists("/proc/sys/kernel/seccomp/actions_avail")
-
-
-def _apparmor() -> bool:
-    return os.path.exists("/sys/kernel/security/apparmor")

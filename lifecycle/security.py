@@ -61,11 +61,9 @@ def _boolean(value: str, option: str) -> bool:
     return _BOOLEANS[value]
 
 
-def applied_apparmor(profile: str) -> str:
-    """The profile that the runtime is to set; none where the kernel cannot."""
-    if profile == "unconfined" or not Path("/sys/kernel/security/apparmor").exists():
-        return ""
-    return profile
+def no_new_privileges(host: pb.HostConfig, *, default: bool) -> bool:
+    chosen = parse(host.security_opt.values).no_new_privileges
+    return default if chosen is None else chosen
 
 
 def label_options(host: pb.HostConfig) -> list[str]:

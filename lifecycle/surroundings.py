@@ -12,6 +12,7 @@ from typing import Any
 
 from common.errors import InternalError, InvalidArgument
 from lifecycle import (
+    apparmor,
     attachment,
     init_program,
     joined,
@@ -37,8 +38,7 @@ def gather(engine: Engine, container: Container, staged: Mapping[str, str]) -> s
     mapping = remap.of(engine.remap, host)
     remap.check(engine.remap, host)
     chosen = security.parse(host.security_opt.values)
-    if not engine.kernel.apparmor:
-        record.apparmor_profile = ""  # as Docker shows it, once it was not applied
+    record.apparmor_profile = apparmor.profile_for(chosen.apparmor, privileged=host.privileged)
     remap.refuse_writable_cgroups(engine.remap, asked=chosen.writable_cgroups is not None)
     _refuse_device_requests(host)
     _check_resolvers(host)
@@ -54,15 +54,11 @@ def gather(engine: Engine, container: Container, staged: Mapping[str, str]) -> s
         remap=mapping,
         hostname=record.config.hostname,
         link_environment=links.environment(engine.containers, record),
-        no_new_privileges=(
-            options.no_new_privileges
-            if chosen.no_new_privileges is None
-            else chosen.no_new_privileges
-        ),
+        no_new_privileges=security.no_new_privileges(host, default=options.no_new_privileges),
         writable_cgroups=(
             host.privileged if chosen.writable_cgroups is None else chosen.writable_cgroups
         ),
-        apparmor=security.applied_apparmor(chosen.apparmor),
+        apparmor=apparmor.applied(record.apparmor_profile),
         init_path=_init_path(engine, host),
         default_ulimits=[
             Ulimit(name=limit.name, soft=limit.soft, hard=limit.hard)

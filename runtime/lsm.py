@@ -52,9 +52,13 @@ def prepare(process: Process) -> Labels:
 
 
 def apply(labels: Labels, procfs: int) -> None:
-    for path, text in (
-        ("thread-self/attr/apparmor/exec", f"exec {labels.apparmor}" if labels.apparmor else ""),
-        ("thread-self/attr/exec", labels.selinux),
+    for path, text, what in (
+        (
+            "thread-self/attr/apparmor/exec",
+            f"exec {labels.apparmor}" if labels.apparmor else "",
+            "unable to apply apparmor profile: apparmor failed to apply profile",
+        ),
+        ("thread-self/attr/exec", labels.selinux, "can't set process label"),
     ):
         if not text:
             continue
@@ -64,4 +68,5 @@ def apply(labels: Labels, procfs: int) -> None:
             os.write(fd, text.encode())
             os.close(fd)
         except OSError as error:
-            raise RuntimeFailure.from_os("lsm", error, f"unable to apply label {text!r}") from error
+            message = f"{what}: write /proc/{path}"
+            raise RuntimeFailure.from_os("lsm", error, message) from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,14 +25,32 @@ def _controllers_on_v2() -> bool:
     return path.exists() and bool(path.read_text().split())
 
 
+def _link_kind(kind: str) -> bool:
+    """Tried in a network namespace that ends at once."""
+    script = f"ip link add d0 type dummy || ip link add d0 type bridge; {LINK_KINDS[kind]}"
+    done = subprocess.run(["unshare", "-n", "sh", "-c", script], capture_output=True)
+    return done.returncode == 0
+
+
 def _sctp() -> bool:
     try:
-        socket.socket(socket.AF_INET, socket.SOCK_STREAM, 132).close()
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP).close()
     except OSError:
         return False
     return True
 
 
+def _apparmor() -> bool:
+    return (
+        shutil.which("apparmor_parser", path="/sbin:/usr/sbin") is not None
+        and Path("/sys/kernel/security/apparmor/profiles").exists()
+    )
+
+
+LINK_KINDS = {
+    "ipvlan": "ip link add link d0 name d1 type ipvlan",
+    "vlan": "ip link add link d0 name d1 type vlan id 10",
+}
 PROBES: dict[str, tuple[Callable[[], bool], str]] = {
     "root": (lambda: os.geteuid() == 0, "needs root"),
     "overlay": (lambda: _filesystem("overlay"), "the kernel has no overlayfs"),
@@ -39,7 +58,10 @@ PROBES: dict[str, tuple[Callable[[], bool], str]] = {
     "cgroup1": (lambda: Path("/sys/fs/cgroup/devices").is_dir(), "no cgroup v1 controllers here"),
     "userns": (lambda: Path("/proc/self/ns/user").exists(), "no user namespaces"),
     "ipv6": (lambda: Path("/proc/net/if_inet6").exists(), "no IPv6"),
-    "sctp": (_sctp, "the kernel has no SCTP"),
+    "apparmor": (_apparmor, "AppArmor or its parser is missing: run tests.vm"),
+    "ipvlan": (lambda: _link_kind("ipvlan"), "the kernel has no ipvlan: run tests.vm"),
+    "vlan": (lambda: _link_kind("vlan"), "the kernel has no VLANs (802.1Q): run tests.vm"),
+    "sctp": (_sctp, "the kernel has no SCTP: run tests.vm"),
     "mmdebstrap": (lambda: shutil.which("mmdebstrap") is not None, "mmdebstrap is missing"),
 }
 

@@ -229,3 +229,10 @@ def test_it_ends_with_the_container(engine: Engine, box: str) -> None:
         engine.docker("kill", box)
         client.communicate(timeout=10)
     assert client.returncode == 137
+
+
+def test_no_new_privileges_bind_an_exec_too(engine: Engine, running: Callable[..., str]) -> None:
+    container = running("--security-opt", "no-new-privileges", BUSYBOX, "sleep", "100")
+    for options in ((), ("--privileged",)):
+        done = engine.docker("exec", *options, container, "grep", "NoNewPrivs", "/proc/self/status")
+        assert done.stdout.split() == ["NoNewPrivs:", "1"]
