@@ -24,6 +24,7 @@ import docker
 
 from tests import census, polling, rawhttp
 from tests.archives import CHECKOUT, busybox_layer, docker_archive, tool
+from tests.polling import PATIENCE
 from tests.terminal import Terminal
 
 # A name of its own, so that every engine has the same content under it.
@@ -69,7 +70,7 @@ class Engine:
 
     @functools.cached_property
     def client(self) -> Any:
-        return docker.DockerClient(base_url=self.host, version="auto", timeout=30)
+        return docker.DockerClient(base_url=self.host, version="auto", timeout=30 * PATIENCE)
 
     def docker(
         self,
@@ -81,7 +82,11 @@ class Engine:
         """Run the docker command; with ``check`` a failure is an assertion with its stderr."""
         data = input.encode() if isinstance(input, str) else input
         done = subprocess.run(
-            [self.cli, *arguments], input=data, env=self.env, capture_output=True, timeout=timeout
+            [self.cli, *arguments],
+            input=data,
+            env=self.env,
+            capture_output=True,
+            timeout=timeout * PATIENCE,
         )
         text = subprocess.CompletedProcess[str](
             done.args, done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode()
@@ -113,7 +118,9 @@ class Engine:
         *,
         timeout: float = 30.0,
     ) -> rawhttp.Response:
-        return rawhttp.request(str(self.socket), method, target, body, headers, timeout=timeout)
+        return rawhttp.request(
+            str(self.socket), method, target, body, headers, timeout=timeout * PATIENCE
+        )
 
     def hijack(
         self, target: str, body: rawhttp.Body = None, *, upgrade: bool = True, early: bytes = b""
@@ -222,7 +229,7 @@ class OwnEngine(Engine):
             return
         self.process.send_signal(signal.SIGTERM)
         try:
-            self.process.wait(20)
+            self.process.wait(20 * PATIENCE)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

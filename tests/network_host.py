@@ -19,6 +19,7 @@ from typing import Any
 from common import netlink, netns
 from common.netlink import Netlink
 from tests.engine import OwnEngine
+from tests.polling import PATIENCE
 from tests.root.network_lab import Machine, cable, machine
 
 HOST, PEER, HOST6, PEER6 = "198.51.100.1", "198.51.100.2", "fd99::1", "fd99::2"
@@ -88,7 +89,7 @@ def lookup(name: str, kind: int = A, *, tcp: bool = False) -> tuple[int, list[st
     query = struct.pack(">HHHHHH", 7, 0x0100, 1, 0, 0, 0) + labels + b"\0"
     query += struct.pack(">HH", kind, 1)
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM) as client:
-        client.settimeout(5)
+        client.settimeout(5 * PATIENCE)
         client.connect(("127.0.0.11", 53))
         if tcp:
             client.sendall(struct.pack(">H", len(query)) + query)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+# What deadlines are multiplied by, for a machine that is emulated.
+PATIENCE = float(os.environ.get("LONGSHORE_TEST_PATIENCE", "1"))
 
 
 def until(
@@ -18,12 +21,12 @@ def until(
     explain: Callable[[], str] | None = None,
 ) -> T:
     """The first true value of ``condition``; AssertionError with ``explain()`` at the deadline."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout * PATIENCE
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() > deadline:
             detail = explain() if explain else f"last value: {value!r}"
-            raise AssertionError(f"waited {timeout:g} s for {what}; {detail}")
+            raise AssertionError(f"waited {timeout * PATIENCE:g} s for {what}; {detail}")
         time.sleep(step)

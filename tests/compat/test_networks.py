@@ -47,7 +47,7 @@ def fetch(at: Machine, address: str, port: int, *, seconds: float = 5.0) -> byte
     """The page as seen from a machine; empty if it cannot be had in time."""
 
     def attempt() -> bytes:
-        connection = http.client.HTTPConnection(address, port, timeout=0.3)
+        connection = http.client.HTTPConnection(address, port, timeout=0.3 * polling.PATIENCE)
         try:
             with netns.entered(at.namespace):
                 connection.request("GET", "/index.html")
@@ -67,7 +67,7 @@ def wget(engine: LabEngine, container: str, address: str, port: int = 80) -> str
     """What a container gets, without waiting for a server that does not listen yet."""
     host = f"[{address}]" if ":" in address else address
     done = engine.docker(
-        *("exec", container, "timeout", "1", "wget", "-q", "-O-"),
+        *("exec", container, "timeout", f"{polling.PATIENCE:g}", "wget", "-q", "-O-"),
         f"http://{host}:{port}/index.html",
         check=False,
     )

@@ -15,8 +15,9 @@ from contextlib import contextmanager
 
 from common import netlink, netns
 from common.netlink import Netlink
+from tests.polling import PATIENCE
 
-TIMEOUT = 0.3  # of a connection that should fail
+TIMEOUT = 0.3 * PATIENCE  # of a connection that should fail
 
 
 class Machine:

@@ -29,5 +29,10 @@ $BB mount -t cgroup2 -o nsdelegate cgroup2 sys/fs/cgroup || fail "cgroup2"
 $BB mount -t tmpfs tmpfs lib/modules
 $BB mkdir "lib/modules/$($BB uname -r)"
 $BB mount -o bind "/lower@KERNEL_MODULES@" "lib/modules/$($BB uname -r)"
+[ -e sbin/apparmor_parser ] || $BB cp "/lower@APPARMOR_PARSER@" sbin/
+if [ ! -d ".@DIRECTORY@" ]; then  # a checkout below /tmp
+    $BB mkdir -p ".@DIRECTORY@"
+    $BB mount -o bind "/lower@DIRECTORY@" ".@DIRECTORY@"
+fi
 $BB cp /busybox /guest_run.sh run/
 exec $BB switch_root /root /run/busybox sh /run/guest_run.sh

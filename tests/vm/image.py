@@ -20,6 +20,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 KERNEL_PACKAGE = "linux-image-cloud-amd64"
+PACKAGES = ("busybox-static", "apparmor")
 BOOT_MODULES = ("virtio_pci", "virtiofs", "overlay")  # unless the kernel has them built in
 
 
@@ -28,6 +29,7 @@ class Image:
     kernel: Path
     modules: Path  # lib/modules/<release>
     busybox: Path
+    apparmor_parser: Path
 
 
 def cache() -> Path:
@@ -42,26 +44,33 @@ def prepare() -> Image:
     if shutil.which("qemu-system-x86_64") is None:
         run("apt-get", "install", "-qy", "--no-install-recommends", "qemu-system-x86")
     tree = cache() / "tree"
-    if not (tree / "complete").exists():
+    complete = tree / "complete"  # names what is there
+    wanted = "\n".join((KERNEL_PACKAGE, *PACKAGES))
+    if not complete.exists() or complete.read_text() != wanted:
         shutil.rmtree(cache(), ignore_errors=True)
         packages = cache() / "packages"
         packages.mkdir(parents=True)
-        run("apt-get", "download", "-q", kernel_package(), "busybox-static", directory=packages)
+        run("apt-get", "download", "-q", kernel_package(), *PACKAGES, directory=packages)
         for package in packages.iterdir():
             run("dpkg-deb", "-x", str(package), str(tree))
     (kernel,) = (tree / "boot").glob("vmlinuz-*")
     release = kernel.name.removeprefix("vmlinuz-")
     # Since Debian 13 the packages have /usr/lib and /usr/bin instead.
     prefix = tree if (tree / "lib/modules").is_dir() else tree / "usr"
-    image = Image(kernel, prefix / "lib/modules" / release, find_busybox(tree))
-    if not (tree / "complete").exists():
+    image = Image(
+        kernel,
+        prefix / "lib/modules" / release,
+        find(tree, "bin/busybox"),
+        find(tree, "sbin/apparmor_parser"),
+    )
+    if not complete.exists():
         run(str(image.busybox), "depmod", "-b", str(prefix), release)
-        (tree / "complete").touch()
+        complete.write_text(wanted)
     return image
 
 
-def find_busybox(tree: Path) -> Path:
-    return next(path for path in (tree / "bin/busybox", tree / "usr/bin/busybox") if path.exists())
+def find(tree: Path, name: str) -> Path:
+    return next(path for path in (tree / name, tree / "usr" / name) if path.exists())
 
 
 def kernel_package() -> str:
@@ -87,6 +96,8 @@ def initramfs(image: Image, directory: Path, command: Sequence[str]) -> bytes:
     modules = [image.modules / name for name in insertion_order(image.modules / "modules.dep")]
     init = fill("guest_init.sh", MODULES=" ".join(p.name for p in modules))
     init = init.replace("@KERNEL_MODULES@", str(image.modules))
+    init = init.replace("@APPARMOR_PARSER@", str(image.apparmor_parser))
+    init = init.replace("@DIRECTORY@", str(directory))
     script = fill("guest_run.sh", DIRECTORY=str(directory), COMMAND=shlex.join(command))
     members = [
         entry(name, stat.S_IFDIR | 0o755) for name in ("dev", "modules", "lower", "layer", "root")
