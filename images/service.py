@@ -17,9 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from common.database import Database
-from common.errors import InternalError, InvalidArgument, NotFound
+from common.errors import InvalidArgument, NotFound
 from images import changes as dockerfile
-from images import config, listing, reference
+from images import chosen, config, listing, reference
 from images.client import IDLE_SECONDS, OnProgress, WorkerClient
 from images.collector import Collector
 from images.content import ContentStore
@@ -182,25 +182,10 @@ class ImageService:
 
         A tag stands for all platforms that are here of its index, unless ``platform`` picks one.
         """
-        chosen: dict[str, list[str]] = {}
-        for image, tags in (found for name in names for found in self._to_save(name)):
-            picked = self._of_platform(image, tags, platform) if platform else image
-            known = chosen.setdefault(picked.id, [])
-            known += [tag for tag in tags if tag not in known]
-        images = [
-            {
-                "references": tags,
-                "siblings": [
-                    self._store.contents(self._store.get(sibling))
-                    for sibling in (self._store.siblings(image_id) if tags and not platform else ())
-                ],
-                **self._store.contents(self._store.get(image_id)),
-            }
-            for image_id, tags in chosen.items()
-        ]
+        images = chosen.find(self._store, names, platform)
         async with self._operation() as operation:
             await self._worker.run(operation, "save", {"images": images}, fds=[fd])
-        return list(chosen)
+        return [image["id"] for image in images]
 
     async def load(
         self,
@@ -363,36 +348,6 @@ class ImageService:
     def _operation(self) -> AbstractAsyncContextManager[int]:
         """The number of an operation whose leases last until its image is committed."""
         return self._collector.operation(self._worker.start_operation())
-
-    def _to_save(self, name: str) -> list[tuple[Image, list[str]]]:
-        """A repository's name means all its tags; an id or a digest, none."""
-        try:
-            wanted = None if reference.is_image_id(name) else reference.parse(name)
-        except InvalidArgument:
-            wanted = None  # an id: else resolving it fails in Docker's words
-        if wanted is not None and wanted.familiar_name == "sha256":
-            wanted = None
-        if wanted is not None and wanted.tag is None and wanted.digest is None:
-            tagged = self._store.repository_tags(wanted.repository)
-            if tagged:
-                return [
-                    (self._store.get(image_id), [f"{wanted.repository}:{tag}"])
-                    for tag, image_id in tagged
-                ]
-        if wanted is not None and wanted.tag and self._store.lookup(wanted) is None:
-            raise NotFound("reference does not exist")
-        image = self._store.resolve(name, exact=True)
-        if wanted is None or wanted.tag is None or reference.is_id_of(image.id, name):
-            return [(image, [])]
-        return [(image, [f"{wanted.repository}:{wanted.tag}"])]
-
-    def _of_platform(self, image: Image, tags: Sequence[str], platform: str) -> Image:
-        wanted = Platform.parse(platform)
-        siblings = map(self._store.get, self._store.siblings(image.id) if tags else ())
-        for candidate in (image, *siblings):
-            if wanted.same(candidate.platform):
-                return candidate
-        raise InternalError(f"no suitable export target found for platform {platform}")
 
     def _commit_loaded(self, record: ImageRecord, progress: OnProgress) -> Image:
         lines = []
