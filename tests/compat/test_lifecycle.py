@@ -12,7 +12,7 @@ import pytest
 
 from tests import polling
 from tests.engine import BUSYBOX, Engine, fresh_name
-from tests.rawhttp import filters
+from tests.rawhttp import Response, filters
 
 FOREVER = "trap 'exit 0' TERM; while :; do sleep 0.05; done"
 
@@ -265,3 +265,27 @@ def test_concurrent_starts_make_one_process(engine: Engine, name: str) -> None:
     for thread in threads:
         thread.join()
     assert sorted(statuses) == [204] + [304] * 7
+
+
+def test_concurrent_creates_of_a_name(engine: Engine, name: str) -> None:
+    answers: list[Response] = []
+    body = {"Image": BUSYBOX, "Cmd": ["true"]}
+    for _ in range(2):  # the name is free again afterwards
+        threads = [
+            threading.Thread(
+                target=lambda: answers.append(
+                    engine.api("POST", f"/containers/create?name={name}", body)
+                )
+            )
+            for _ in range(32)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(answer.status for answer in answers) == [201] + [409] * 31
+        winner = next(answer.json()["Id"] for answer in answers if answer.status == 201)
+        losers = [answer.body.decode() for answer in answers if answer.status == 409]
+        assert all(winner in text for text in losers), losers[0]
+        engine.api("DELETE", f"/containers/{name}")
+        answers.clear()
