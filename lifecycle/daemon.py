@@ -30,7 +30,7 @@ from common.paths import DEFAULT_DATA_ROOT, DEFAULT_EXEC_ROOT, Paths
 from images.endpoints import RegistryOptions
 from images.service import ImageService
 from images.snapshots import OVERLAY
-from lifecycle import apparmor, exits, host, mapped_overlay, remap, restore
+from lifecycle import apparmor, exits, host, mapped_overlay, restore
 from lifecycle._pb import (
     containers_pb2_grpc,
     images_pb2_grpc,
@@ -42,6 +42,7 @@ from lifecycle.engine import Engine
 from lifecycle.events import EventLog
 from lifecycle.networks import NetworkService
 from lifecycle.plugins import Plugins
+from lifecycle.remap import Remap
 from lifecycle.remote_calls import RemoteCalls
 from lifecycle.remote_networks import RemoteNetworks
 from lifecycle.services.containers import Containers, Execs
@@ -169,7 +170,7 @@ def _load_default_profile() -> None:
 
 async def build(paths: Paths, options: EngineOptions, kernel: host.Host) -> Engine:
     """Open every part but for the processes and sockets; see ``serve``."""
-    mapping = remap.open_remap(options.userns_remap) if options.userns_remap else None
+    mapping = _remap(options)
     database = Database(paths.database)
     events = EventLog()
     containers = ContainerTable(database)
@@ -213,6 +214,14 @@ async def build(paths: Paths, options: EngineOptions, kernel: host.Host) -> Engi
     for warning in warnings:
         log.warning("%s", warning)
     return engine
+
+
+def _remap(options: EngineOptions) -> Remap | None:
+    if not options.userns_remap:
+        return None
+    from lifecycle import remap_setting  # other engines do without its memory
+
+    return remap_setting.open_remap(options.userns_remap)
 
 
 def _watch_firewall(engine: Engine) -> None:

@@ -9,10 +9,19 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
+
+from common.errors import InvalidArgument
+from lifecycle import mapped_overlay
+from lifecycle.remap import Remap
+from runtime import namespaces
+from runtime.errors import RuntimeFailure
+from runtime.spec import IDMapping
 
 
 def _filesystem(name: str) -> bool:
@@ -51,12 +60,35 @@ LINK_KINDS = {
     "ipvlan": "ip link add link d0 name d1 type ipvlan",
     "vlan": "ip link add link d0 name d1 type vlan id 10",
 }
+
+
+def _idmapped_layers() -> bool:
+    """Where tests have their engines' data roots."""
+    if os.geteuid() != 0:
+        return True  # then it is "root" that is missing
+    with tempfile.TemporaryDirectory() as directory:
+        try:
+            mapping = (IDMapping(0, 100_000, 65_536),)
+            userns = namespaces.mapped_userns(mapping, mapping)
+            try:
+                mapped_overlay.try_out(Remap(mapping, mapping, userns), Path(directory, "try"))
+            finally:
+                os.close(userns)
+        except (InvalidArgument, RuntimeFailure, OSError):
+            return False
+    return True
+
+
 PROBES: dict[str, tuple[Callable[[], bool], str]] = {
     "root": (lambda: os.geteuid() == 0, "needs root"),
     "overlay": (lambda: _filesystem("overlay"), "the kernel has no overlayfs"),
     "cgroup2": (_controllers_on_v2, "no cgroup v2 controllers here"),
     "cgroup1": (lambda: Path("/sys/fs/cgroup/devices").is_dir(), "no cgroup v1 controllers here"),
     "userns": (lambda: Path("/proc/self/ns/user").exists(), "no user namespaces"),
+    "idmapped": (
+        cache(_idmapped_layers),
+        "the kernel has no idmapped mounts for the file system of temporary files",
+    ),
     "ipv6": (lambda: Path("/proc/net/if_inet6").exists(), "no IPv6"),
     "apparmor": (_apparmor, "AppArmor or its parser is missing: run tests.vm"),
     "ipvlan": (lambda: _link_kind("ipvlan"), "the kernel has no ipvlan: run tests.vm"),

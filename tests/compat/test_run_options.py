@@ -20,7 +20,7 @@ def sh(engine: Engine, options: str, script: str) -> str:
 # Options, what is run inside, and a pattern of its whole output.
 INSIDE = [
     ("--hostname box --domainname dom", "hostname; cat /proc/sys/kernel/domainname", "box\ndom\n"),
-    ("--add-host a:1.2.3.4", "grep a$ /etc/hosts", "1.2.3.4\ta\n"),
+    ("--add-host a:1.2.3.4", "grep ^1.2.3.4 /etc/hosts", "1.2.3.4\ta\n"),
     ("--add-host b:host-gateway", "grep b$ /etc/hosts", r"\d+\.\d+\.\d+\.\d+\tb\n"),
     ("--group-add 10 --group-add 4242", "id -G", "0 10 4242\n"),
     ("-u 1000:1001 --group-add 7", "id -u; id -g; id -G", "1000\n1001\n1001 7\n"),

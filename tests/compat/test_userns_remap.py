@@ -24,7 +24,7 @@ IMAGE = "t-capable:1"
 WITH_CAPABILITY = "busybox-capable"
 CAP_CHOWN = struct.pack("<IIIII", 0x02000001, 1, 0, 0, 0)  # linux/capability.h, vfs_cap_data
 
-pytestmark = requires("userns")
+pytestmark = requires("idmapped")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import InvalidArgument
-from lifecycle import remap
+from lifecycle import remap_setting
 from runtime.idmaps import inverse
 from runtime.spec import IDMapping
 
@@ -26,7 +26,7 @@ def etc(tmp_path: Path) -> Path:
 def test_ranges_of_a_user(etc: Path, setting: str) -> None:
     """By name and by number, one after the other; the group is not asked for ranges."""
     assert pwd.getpwnam("daemon").pw_uid == 1
-    found = remap.resolve(setting, etc)
+    found = remap_setting.resolve(setting, etc)
     assert found is not None
     assert found.uids == (IDMapping(0, 100000, 65536), IDMapping(65536, 300000, 10))
     assert found.gids == (IDMapping(0, 200000, 65536),)
@@ -35,8 +35,8 @@ def test_ranges_of_a_user(etc: Path, setting: str) -> None:
 
 
 def test_root_stays_root(etc: Path) -> None:
-    assert remap.resolve("root", etc) is None
-    assert remap.resolve("0", etc) is None
+    assert remap_setting.resolve("root", etc) is None
+    assert remap_setting.resolve("0", etc) is None
 
 
 @pytest.mark.parametrize(
@@ -52,14 +52,14 @@ def test_root_stays_root(etc: Path) -> None:
 )
 def test_settings_that_mean_nobody(etc: Path, setting: str, text: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        remap.resolve(setting, etc)
+        remap_setting.resolve(setting, etc)
     assert str(caught.value).startswith(text)
 
 
 def test_missing_file(etc: Path) -> None:
     (etc / "subgid").unlink()
     with pytest.raises(InvalidArgument, match="no subgid ranges"):
-        remap.resolve("daemon", etc)
+        remap_setting.resolve("daemon", etc)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_missing_file(etc: Path) -> None:
     ],
 )
 def test_free_range(taken: list[tuple[int, int]], start: int) -> None:
-    assert remap.free_range(iter(taken)) == start
+    assert remap_setting.free_range(iter(taken)) == start
 
 
 def test_inverse() -> None:
