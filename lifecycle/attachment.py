@@ -59,7 +59,7 @@ def attach(
                 container.id,
                 container.name,
                 settings.network,
-                request_of(engine, settings),
+                request_of(engine, record, settings),
                 given.get(settings.network),
             )
             fill(settings, found)
@@ -145,8 +145,9 @@ def forget(record: pb.Container) -> None:
     record.sandbox_id = record.sandbox_key = ""
 
 
-def request_of(engine: Engine, settings: EndpointSettings) -> EndpointRequest:
+def request_of(engine: Engine, record: pb.Container, settings: EndpointSettings) -> EndpointRequest:
     return EndpointRequest(
+        hostname=record.config.hostname,
         aliases=tuple(settings.aliases.values),
         ipv4=settings.ipv4_request,
         ipv6=settings.ipv6_request,

@@ -14,6 +14,7 @@ from lifecycle import attachment, remote_connections, status
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle._pb.networks_pb2 import EndpointSettings
 from lifecycle.container import Container, describe
+from lifecycle.endpoints import dns_names
 from lifecycle.engine import Engine
 from lifecycle.live_endpoints import plug, tell_shim, unplug
 from lifecycle.network_records import NetworkRecord
@@ -50,7 +51,8 @@ async def connect(
                 raise
             network = None  # its start will look again
         if network is not None:
-            engine.networks.check(ref, attachment.request_of(engine, settings), prefix=False)
+            request = attachment.request_of(engine, container.record, settings)
+            engine.networks.check(ref, request, prefix=False)
             _check_mix(engine, container, network)
         settings.network = network.name if network else ref
         if container.has_process:
@@ -61,6 +63,9 @@ async def connect(
                 await plug(engine, container, network, settings)
         elif _index(engine, container.record, network, settings.network) is not None:
             return
+        elif network is not None:
+            names = dns_names(network, container.id, container.name, request)
+            settings.dns_names[:] = names
         container.record.endpoints.append(settings)
         engine.containers.save(container)
 

@@ -36,6 +36,16 @@ log = logging.getLogger(__name__)
 _EVERYWHERE = {4: "0.0.0.0/0", 6: "::/0"}
 
 
+def dns_names(
+    network: NetworkRecord, container_id: str, container_name: str, request: EndpointRequest
+) -> tuple[str, ...]:
+    """What other containers on the network may call this one."""
+    if not network.user_defined:
+        return ()
+    names = (container_name, *request.aliases, short(container_id), request.hostname)
+    return tuple(dict.fromkeys(filter(None, names)))
+
+
 class Endpoints:
     def __init__(
         self,
@@ -123,8 +133,7 @@ class Endpoints:
             sysctls=rules.endpoint_sysctls(request.driver_opts),
         )
         if given is None or given.dns:
-            names = (record.container_name, *request.aliases, short(record.container_id))
-            names = tuple(dict.fromkeys(names)) if network.user_defined else ()
+            names = dns_names(network, record.container_id, record.container_name, request)
             record = replace(record, dns_names=names)
         if network.id in self._pools:
             record = self._from_pools(record, network, request)

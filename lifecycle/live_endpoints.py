@@ -32,7 +32,7 @@ async def plug(
     given: GivenEndpoint | None = None,
 ) -> None:
     record, networks = container.record, engine.networks
-    request = attachment.request_of(engine, settings)
+    request = attachment.request_of(engine, record, settings)
     resolv_before = etcfiles.resolv_conf(engine, record)
     endpoint = networks.connect(container.id, container.name, network.id, request, given)
     bound: list[BoundPort] = []

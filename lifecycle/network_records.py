@@ -145,6 +145,7 @@ class EndpointRequest:
     ipv6: str = ""
     link_local: tuple[str, ...] = ()
     links: Mapping[str, str] = field(default_factory=dict)  # alias → the container's name
+    hostname: str = ""  # the container's, one more name of it
 
 
 @dataclass(frozen=True, slots=True)

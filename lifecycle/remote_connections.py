@@ -46,7 +46,7 @@ async def _plug_remote(
 ) -> None:
     networks, record = engine.networks, container.record
     resolv_before = etcfiles.resolv_conf(engine, record)
-    request = attachment.request_of(engine, settings)
+    request = attachment.request_of(engine, record, settings)
     endpoint = networks.connect(container.id, container.name, network.id, request, given)
     bound: list[BoundPort] = []
     try:

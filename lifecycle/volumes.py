@@ -112,12 +112,12 @@ class VolumeService:
             self._held.setdefault(holder, set()).add(chosen)
         with _told("create", name):
             async with self._locked(chosen):
-                await self._check(name, driver, options or {})
                 known = await self._look_up(chosen) if name else None
-                if known is not None:
-                    if driver and driver != known.driver:
-                        raise Conflict("conflict: volume name must be unique")
+                if known is not None and driver in ("", known.driver):
                     return known
+                await self._check(name, driver, options or {})
+                if known is not None:
+                    raise Conflict("conflict: volume name must be unique")
                 volume = Volume(chosen, driver or LOCAL, time.time_ns(), not name, labels, options)
                 await self._make(volume)
         self._publish("create", volume)

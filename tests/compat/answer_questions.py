@@ -330,4 +330,52 @@ ENGINE = Scene(
     ),
 )
 
-SCENES: tuple[Scene, ...] = (LISTS, OPERATIONS, UPDATES, EXECS, STATS, COMMITS, ENGINE)
+NETWORK = "/networks/{c}"
+OBJECTS = Scene(
+    "objects",  # a network and a volume with the container's name
+    containers={"c": {}},
+    started=False,
+    asks=(
+        Ask("POST", "/networks/create", {"Name": "{c}", "Labels": {"a": "b"}}),
+        Ask("GET", NETWORK, versions=VERSIONS, hidden=("Id",)),
+        Ask("GET", f"/networks?{_narrow(name=['{c}'])}", versions=VERSIONS, hidden=("Id",)),
+        Ask("POST", "/networks/create", {"Name": "{c}"}),
+        Ask("POST", "/networks/create", {}),
+        Ask("POST", "/networks/create", {"Name": "host"}),
+        Ask("POST", "/networks/create", {"Name": "x", "Driver": "bogus"}),
+        Ask("POST", f"{NETWORK}/connect", {"Container": "nonesuch"}),
+        Ask(
+            *("POST", f"{NETWORK}/connect"),
+            {"Container": "{c}", "EndpointConfig": {"IPAMConfig": {"IPv4Address": "x"}}},
+        ),
+        Ask(
+            *("POST", f"{NETWORK}/connect"),
+            {"Container": "{c}", "EndpointConfig": {"Aliases": ["x"], "DriverOpts": {"a": "b"}}},
+        ),
+        Ask("GET", f"{C}/json", versions=VERSIONS),
+        Ask("POST", f"{NETWORK}/disconnect", {"Container": "{c}"}),
+        Ask("POST", f"{NETWORK}/disconnect?again", {"Container": "{c}"}),
+        Ask("POST", "/networks/nonesuch/connect", {"Container": "{c}"}),
+        Ask("DELETE", NETWORK),
+        Ask("DELETE", f"{NETWORK}?again"),
+        Ask("DELETE", "/networks/bridge"),
+        Ask(
+            "POST", "/volumes/create", {"Name": "{c}", "Labels": {"a": "b"}}, hidden=("CreatedAt",)
+        ),
+        Ask("GET", "/volumes/{c}", versions=VERSIONS),
+        Ask("GET", f"/volumes?{_narrow(name=['{c}'])}", versions=VERSIONS),
+        Ask("POST", "/volumes/create", {"Name": "{c}", "DriverOpts": {"bogus": "x"}}),
+        Ask("POST", "/volumes/create", {"Name": "a/b"}),
+        Ask("DELETE", "/volumes/{c}"),
+        Ask("DELETE", "/volumes/{c}?again"),
+        Ask("DELETE", "/volumes/{c}?force=1"),
+        Ask("POST", "/images/{image}/tag?repo=Bad"),
+        Ask("POST", "/images/{image}/tag?repo=t-x&tag=a%20b"),
+        Ask("POST", "/images/nonesuch/tag?repo=t-x"),
+        Ask("DELETE", "/images/nonesuch"),
+        Ask("GET", "/images/nonesuch/history"),
+        Ask("GET", "/system/df?type=container&type=bogus"),
+    ),
+)
+
+SCENES: tuple[Scene, ...] = (LISTS, OPERATIONS, UPDATES, EXECS, STATS, COMMITS, ENGINE, OBJECTS)

@@ -156,6 +156,29 @@ def test_ports_and_networks(client: Any) -> None:
         container.remove(force=True)
 
 
+def test_only_the_networks_that_are_named(client: Any) -> None:
+    name = fresh_name()
+    network = client.networks.create(name)
+    config = {name: client.api.create_endpoint_config(aliases=["al"])}
+    made = client.api.create_container(
+        *(BUSYBOX, ["sleep", "100"]),
+        name=fresh_name(),
+        hostname="box",
+        networking_config=client.api.create_networking_config(config),
+    )
+    container = client.containers.get(made["Id"])
+    try:
+        container.start()
+        container.reload()
+        networks = container.attrs["NetworkSettings"]["Networks"]
+        assert list(networks) == [name]
+        assert networks[name]["DNSNames"] == [container.name, "al", container.short_id, "box"]
+        assert container.exec_run(["nslookup", "box"]).exit_code == 0
+    finally:
+        container.remove(force=True)
+        network.remove()
+
+
 def test_top_and_stats(box: Any) -> None:
     assert any("sleep 1000" in " ".join(row) for row in box.top()["Processes"])
     stats = box.stats(stream=False)

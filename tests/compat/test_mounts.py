@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine import BUSYBOX, Engine, fresh_name
+from tests.engine import BUSYBOX, Engine, OwnEngine, fresh_name
 
 Runner = Callable[..., str]
 
@@ -129,3 +130,23 @@ def test_volumes_from(engine: Engine, volume: str, running: Runner) -> None:
 def test_no_mount_shows_on_the_host(engine: Engine, running: Runner, folder: Path) -> None:
     running("-v", f"{folder}:/data", BUSYBOX, "sleep", "100")
     assert f"{folder}/" not in Path("/proc/self/mountinfo").read_text()
+
+
+@pytest.mark.parametrize(("version", "writable"), [("1.43", True), ("1.44", False)])
+def test_read_only_covers_what_is_below(
+    engine: Engine, own_engine: OwnEngine, name: str, tmp_path: Path, version: str, writable: bool
+) -> None:
+    below = tmp_path / "below"
+    below.mkdir()
+    script = "touch /x/y 2>/dev/null; touch /x/below/y 2>/dev/null; true"
+    host = {"Binds": [f"{tmp_path}:/x:ro"]}
+    body = {"Image": BUSYBOX, "Cmd": ["sh", "-c", script], "HostConfig": host}
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", below], check=True)
+    try:
+        engine.api("POST", f"/v{version}/containers/create?name={name}", body)
+        engine.docker("start", "-a", name)
+        assert not (tmp_path / "y").exists()
+        assert (below / "y").exists() is writable
+    finally:
+        engine.docker("rm", "-f", name)
+        subprocess.run(["umount", below], check=True)
