@@ -68,6 +68,17 @@ def plug_all(pid: int, endpoints: Sequence[Endpoint]) -> None:
     _plug_all(pid, endpoints, loopback=True)
 
 
+def plug_own(host: Netlink, endpoints: Sequence[Endpoint]) -> None:
+    """``plug_all`` of the caller's own namespace; ``host`` was made before it entered that."""
+    namespace = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with Netlink() as inside:
+            for endpoint in endpoints:
+                _plug(host, inside, namespace, endpoint)
+    finally:
+        os.close(namespace)
+
+
 def plug(pid: int, endpoint: Endpoint) -> None:
     """Connect a running container to one more network."""
     _plug_all(pid, [endpoint], loopback=False)
@@ -206,7 +217,7 @@ def _plug(host: Netlink, inside: Netlink, namespace: int, endpoint: Endpoint) ->
         )
     host.execute(link)
     netns.write_sysctls(_interface_sysctls(endpoint))
-    inside.execute(*_inside(_index(endpoint.ifname), endpoint))
+    inside.execute(*inside_messages(_index(endpoint.ifname), endpoint))
 
 
 def _plug_given(host: Netlink, inside: Netlink, namespace: int, endpoint: Endpoint) -> None:
@@ -219,13 +230,11 @@ def _plug_given(host: Netlink, inside: Netlink, namespace: int, endpoint: Endpoi
     index = _index(endpoint.ifname)
     if endpoint.mac and endpoint.mac != link.mac:
         inside.execute(netlink.set_mac(index, endpoint.mac, endpoint.ifname))
-    inside.execute(*_inside(index, endpoint))
+    inside.execute(*inside_messages(index, endpoint))
 
 
-def _plug_veth(
-    host: Netlink, inside: Netlink, namespace: int, endpoint: Endpoint, bridge: Link
-) -> None:
-    pair = netlink.veth(
+def veth_message(namespace: int, endpoint: Endpoint, bridge: Link) -> netlink.Message:
+    return netlink.veth(
         name=endpoint.host_ifname,
         peer=endpoint.ifname,
         peer_namespace=namespace,
@@ -233,11 +242,16 @@ def _plug_veth(
         mtu=endpoint.mtu,
         master=bridge.index,
     )
-    host.execute(pair)
+
+
+def _plug_veth(
+    host: Netlink, inside: Netlink, namespace: int, endpoint: Endpoint, bridge: Link
+) -> None:
+    host.execute(veth_message(namespace, endpoint, bridge))
     if endpoint.isolated or endpoint.hairpin:
         _set_port(host, endpoint)
     netns.write_sysctls(_interface_sysctls(endpoint))
-    inside.execute(*_inside(_index(endpoint.ifname), endpoint))
+    inside.execute(*inside_messages(_index(endpoint.ifname), endpoint))
     if not bridge.running:
         _wait_for_carrier(host, endpoint)
 
@@ -277,7 +291,7 @@ def _interface_sysctls(endpoint: Endpoint) -> dict[str, str]:
     return keys
 
 
-def _inside(index: int, endpoint: Endpoint) -> list[netlink.Message]:
+def inside_messages(index: int, endpoint: Endpoint) -> list[netlink.Message]:
     messages = [netlink.add_address(index, address) for address in endpoint.addresses]
     messages.append(netlink.set_up(index, endpoint.ifname))
     messages += [

@@ -24,7 +24,7 @@ from shim.protocol import Message
 log = logging.getLogger(__name__)
 
 END_SECONDS = 5.0
-SPARE_SECONDS = 0.05  # after a start, so that the next spare is not made at its cost
+SPARE_SECONDS = 0.04  # without a start, so that the next spare is made at none's cost
 RESTART_SECONDS = 0.2  # between two starts of a zygote that dies at once
 
 OnEvent = Callable[[Message], None]
@@ -91,6 +91,7 @@ class Zygote:
         # A shim without a container, made when nobody waits: making one takes a start's half.
         self._spare: socket.socket | None = None
         self._making: asyncio.Task[None] | None = None
+        self._pause: asyncio.TimerHandle | None = None
 
     async def open(self) -> None:
         self._paths.shims.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -98,6 +99,8 @@ class Zygote:
 
     async def close(self) -> None:
         """The zygote ends when its connection does, and so does the spare shim."""
+        if self._pause is not None:
+            self._pause.cancel()
         if self._making is not None:
             self._making.cancel()
             await asyncio.gather(self._making, return_exceptions=True)
@@ -114,7 +117,9 @@ class Zygote:
     async def fork(self, container_id: str, on_event: OnEvent, on_close: OnClose) -> Shim:
         """A new shim, with its events subscribed to."""
         spare, self._spare = self._spare, None
-        asyncio.get_running_loop().call_later(SPARE_SECONDS, self._want_spare)
+        if self._pause is not None:
+            self._pause.cancel()
+        self._pause = asyncio.get_running_loop().call_later(SPARE_SECONDS, self._want_spare)
         if spare is not None:
             with suppress(Unavailable):  # somebody killed it
                 return await _assign(spare, container_id, on_event, on_close)

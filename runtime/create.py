@@ -84,26 +84,26 @@ def create(
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     with one_exception("create"), ExitStack() as undo:
         directory = state.reserve(state_root, container_id)
-        undo.callback(_quietly, state.remove, directory)
+        undo.callback(quietly, state.remove, directory)
         preparation = Preparation(spec, container_id, bundle, stdio.fds if stdio else None)
         undo.callback(preparation.close)
         preparation.join_namespaces()
-        manager = _make_cgroup(spec, container_id, undo)
+        manager = make_cgroup(spec, container_id, undo)
         preparation.open(manager, rootfs_mounts, seccomp_bpf, preserve_fds)
         os.mkfifo(directory / FIFO, 0o600)
         plan = preparation.plan(
             fifo=_open_fifo(directory, preparation) if detached else -1, no_pivot=no_pivot
         )
         process = _Process(plan, manager, on_namespaces)
-        undo.callback(_quietly, process.abort)
+        undo.callback(quietly, process.abort)
         process.clone()
         preparation.close()
-        _write_oom_score(process.pid, spec.process.oom_score_adj)
+        write_oom_score(process.pid, spec.process.oom_score_adj)
         # Now, while the child is busy; its status is asked of the kernel and not stored.
-        saved = _save(process, manager, directory, bundle)
+        saved = save(plan, manager, process.pid, directory, str(bundle))
         process.serve_until_ready()
         if process.pid != saved.pid:
-            saved = _save(process, manager, directory, bundle)
+            saved = save(plan, manager, process.pid, directory, str(bundle))
         undo.pop_all()
     channel: Channel | None = process.channel
     if detached:
@@ -176,11 +176,11 @@ def cgroup_path(spec: Spec, container_id: str) -> str:
     return spec.linux.cgroups_path or f"/{container_id}"
 
 
-def _make_cgroup(spec: Spec, container_id: str, undo: ExitStack) -> Manager:
+def make_cgroup(spec: Spec, container_id: str, undo: ExitStack) -> Manager:
     try:
         manager = cgroup_manager(cgroup_path(spec, container_id))
         manager.create()
-        undo.callback(_quietly, manager.delete)
+        undo.callback(quietly, manager.delete)
     except CgroupError as error:
         raise RuntimeFailure("cgroup", f"unable to apply cgroup configuration: {error}") from error
     except OSError as error:
@@ -216,13 +216,13 @@ def one_exception(step: str) -> Iterator[None]:
         raise RuntimeFailure.from_os(step, error) from error
 
 
-def _quietly(undo: Callable[..., object], *arguments: object) -> None:
+def quietly(undo: Callable[..., object], *arguments: object) -> None:
     """What fails while undoing must not hide what made us undo."""
     with suppress(OSError, CgroupError):
         undo(*arguments)
 
 
-def _write_oom_score(pid: int, wanted: int | None) -> None:
+def write_oom_score(pid: int | str, wanted: int | None) -> None:
     """The shim protects itself with a negative score, which its container must not inherit."""
     if wanted is None:
         with open("/proc/self/oom_score_adj", "rb") as file:
@@ -239,19 +239,18 @@ def _write_oom_score(pid: int, wanted: int | None) -> None:
         raise RuntimeFailure.from_os("oom", error, INIT_PREFIX + what) from error
 
 
-def _save(process: _Process, manager: Manager, directory: Path, bundle: Path) -> State:
-    plan = process.plan
-    found = state.stat_fields(process.pid)
+def save(plan: init.Plan, manager: Manager, pid: int, directory: Path, bundle: str) -> State:
+    found = state.stat_fields(pid)
     if found is None:
         raise RuntimeFailure("state", "container init died")
     now = datetime.datetime.now(datetime.UTC)
     saved = State(
         oci_version=plan.spec.oci_version,
         id=plan.container_id,
-        pid=process.pid,
+        pid=pid,
         start_time=found[1],
         boot_id=state.boot_id(),
-        bundle=str(bundle),
+        bundle=bundle,
         rootfs=plan.rootfs,
         created=now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         cgroup_path=manager.path,
@@ -264,6 +263,18 @@ def _save(process: _Process, manager: Manager, directory: Path, bundle: Path) ->
     )
     state.save(saved)
     return saved
+
+
+def death(pidfd: int, manager: Manager) -> RuntimeFailure:
+    """Why init closed the channel without a word."""
+    result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
+    if manager.oom_kill_count():
+        text = "container init was OOM-killed (memory limit too low?)"
+    elif result is not None and result.si_code != os.CLD_EXITED:
+        text = f"container init was killed by signal {result.si_status}"
+    else:
+        text = "container init ended before it was ready"
+    return RuntimeFailure("init", INIT_PREFIX + text)
 
 
 class _Process:
@@ -304,7 +315,7 @@ class _Process:
         while True:
             message = self.channel.receive()
             if message is None:
-                raise self._death()
+                raise death(self.pidfd, self.manager)
             if message.kind == "ready":
                 self.console = message.fds[0] if message.fds else None
                 return
@@ -365,17 +376,6 @@ class _Process:
         given = self.plan.spec.hooks
         hooks.run_all("prestart", given.prestart, self._document())
         hooks.run_all("createRuntime", given.create_runtime, self._document())
-
-    def _death(self) -> RuntimeFailure:
-        """It closed the channel without a word."""
-        result = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOWAIT)
-        if self.manager.oom_kill_count():
-            text = "container init was OOM-killed (memory limit too low?)"
-        elif result is not None and result.si_code != os.CLD_EXITED:
-            text = f"container init was killed by signal {result.si_status}"
-        else:
-            text = "container init ended before it was ready"
-        return RuntimeFailure("init", INIT_PREFIX + text)
 
     def abort(self) -> None:
         if self.pidfd >= 0:

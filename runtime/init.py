@@ -12,6 +12,7 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 from runtime import (
     cgroupmount,
@@ -72,6 +73,7 @@ class Child:
     plan: Plan
     channel: Channel
     root: Root
+    made: frozenset[str] | None = None  # of an init that does its own preparation (inside.py)
     pid: int = 0  # as the runtime sees it
     identity: users.Identity | None = None
     image: program.Image | None = None
@@ -79,9 +81,8 @@ class Child:
     terminal: int = -1
 
 
-def run(plan: Plan, channel: Channel) -> None:
-    """Never returns."""
-    child = Child(plan, channel, Root(plan.root_tree))
+def run(plan: Plan, channel: Channel, made: frozenset[str] | None = None) -> NoReturn:
+    child = Child(plan, channel, Root(plan.root_tree), made=made)
     step = "start"
     try:
         for function in STEPS:
@@ -113,6 +114,9 @@ def detach(child: Child) -> None:
     keep = [*plan.keep, child.channel.socket.fileno()]
     keep += plan.stdio or ()
     keep += range(3, 3 + plan.program.preserve_fds)
+    if child.made is not None:  # it has left its parent already
+        program.close_all_but(keep)
+        return
     program.detach_from_parent(keep, die_with_parent=True)
 
 
@@ -163,8 +167,10 @@ def _become_namespace_root() -> None:
 
 def new_namespaces(child: Child) -> None:
     """From here on the parent sets up the network while we mount."""
-    if flags := child.plan.namespaces.unshare_flags:
+    if flags := child.plan.namespaces.unshare_flags(child.made or frozenset()):
         syscalls.unshare(flags)
+    if child.made is not None:
+        return
     if "network" in child.plan.namespaces.new:
         namespaces.raise_loopback()
     child.channel.send("namespaces")
@@ -284,7 +290,8 @@ def stdio(child: Child) -> None:
 
 def network(child: Child) -> None:
     """Sysctls may be about an interface, so wait for the parent here and not earlier."""
-    child.channel.expect("network")
+    if child.made is None:
+        child.channel.expect("network")
     for key, value in child.plan.spec.linux.sysctl.items():
         procfs.write_sysctl(child.plan.procfs, key, value)
 

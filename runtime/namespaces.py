@@ -57,22 +57,22 @@ class Plan:
     @property
     def clone_flags(self) -> int:
         """For the first clone. A new PID namespace below a joined user namespace needs another."""
-        flags = self._flags() & WITH_CLONE
-        return flags & ~syscalls.CLONE_NEWPID if self.forks_twice else flags
+        wanted = flags(self.new) & WITH_CLONE
+        return wanted & ~syscalls.CLONE_NEWPID if self.forks_twice else wanted
 
     @property
     def forks_twice(self) -> bool:
         return "pid" in self.new and self.joined_fd("user") is not None
 
-    @property
-    def unshare_flags(self) -> int:
-        return self._flags() & ~WITH_CLONE
+    def unshare_flags(self, made: frozenset[str]) -> int:
+        return flags(self.new - made) & ~WITH_CLONE
 
-    def _flags(self) -> int:
-        flags = 0
-        for kind in self.new:
-            flags |= TYPES[kind][0]
-        return flags
+
+def flags(kinds: Iterable[str]) -> int:
+    found = 0
+    for kind in kinds:
+        found |= TYPES[kind][0]
+    return found
 
 
 def plan(namespaces: Iterable[Namespace], opened: list[int]) -> Plan:

@@ -58,7 +58,10 @@ class Preparation:
         rootfs_mounts: Sequence[Mount],
         seccomp_bpf: bytes | None,
         preserve_fds: int,
+        *,
+        exists: bool = False,
     ) -> None:
+        """``exists`` says that init does, and so enters its cgroup by itself."""
         spec = self.spec
         self.program = program.prepare(
             spec.process, seccomp_bpf, spec.linux.seccomp, preserve_fds=preserve_fds
@@ -82,7 +85,7 @@ class Preparation:
         self.procfs = -1
         if spec.linux.sysctl or self.program.lsm:
             self.procfs = self.own(procfs.detached())
-        self.cgroup_clone_fd = manager.clone_fd()
+        self.cgroup_clone_fd = None if exists else manager.clone_fd()
         if self.cgroup_clone_fd is not None:
             self._resources.callback(os.close, self.cgroup_clone_fd)
         self.cgroup_fds = [self.own(fd) for fd in self._join_fds(manager)]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -52,19 +53,25 @@ class Container(Protocol):
         """Remove all that create made; also after a create that failed half-way."""
 
 
-def plug(pid: int, endpoints: Sequence[Endpoint], broker: str) -> None:
-    """``broker`` is lifecycle's socket, where it has interfaces of plugins to plug itself."""
+@contextmanager
+def network_failure() -> Iterator[None]:
     try:
-        endpoint.plug_all(pid, endpoints)
-        if broker:
-            _have_plugged(pid, broker)
+        yield
     except OSError as e:
         # The text names the link or the request; the number alone would not help anybody.
         message = f"unable to set up the network: {e.strerror}"
         raise RuntimeFailure("network", message, errno=e.errno or 0) from e
 
 
-def _have_plugged(pid: int, broker: str) -> None:
+def plug(pid: int, endpoints: Sequence[Endpoint], broker: str) -> None:
+    """``broker`` is lifecycle's socket, where it has interfaces of plugins to plug itself."""
+    with network_failure():
+        endpoint.plug_all(pid, endpoints)
+        if broker:
+            have_plugged(pid, broker)
+
+
+def have_plugged(pid: int, broker: str) -> None:
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(broker)
         client.sendall(orjson.dumps({"pid": pid}) + b"\n")

@@ -95,8 +95,8 @@ def handle(control: Connection, request: Message, fds: list[int], exec_root: Pat
 
 def become_shim(control: Connection, request: Message, exec_root: Path, fds: list[int]) -> NoReturn:
     def work() -> None:
-        shim, connection = _new_shim(control, fds)
-        _run_shim(shim, str(request["id"]), exec_root, connection)
+        shim, connection = _new_shim(control, exec_root, fds)
+        _run_shim(shim, str(request["id"]), connection)
 
     _exit_after(work)
 
@@ -108,23 +108,24 @@ def become_spare(
 
     def work() -> None:
         set_title("longshore-spare", exec_root)
-        shim, connection = _new_shim(control, fds)
+        shim, connection = _new_shim(control, exec_root, fds)
+        shim.newborn.clone(idle=True)
         try:
             order, _ = connection.recv()
         except (ConnectionClosed, ConnectionResetError):
             return  # nobody wants it any more
         connection.send({"seq": order.get("seq"), "ok": {}})
-        _run_shim(shim, str(order["id"]), exec_root, connection, subscribed=True)
+        _run_shim(shim, str(order["id"]), connection, subscribed=True)
 
     _exit_after(work)
 
 
-def _new_shim(control: Connection, fds: list[int]) -> tuple[Shim, Connection]:
+def _new_shim(control: Connection, exec_root: Path, fds: list[int]) -> tuple[Shim, Connection]:
     os.setsid()
     control.close()
     gc.enable()
     take_short_turns()
-    return Shim(), Connection(socket.socket(fileno=fds[0]))
+    return Shim(exec_root), Connection(socket.socket(fileno=fds[0]))
 
 
 def take_short_turns() -> None:
@@ -146,15 +147,10 @@ def take_short_turns() -> None:
 
 
 def _run_shim(
-    shim: Shim,
-    container_id: str,
-    exec_root: Path,
-    connection: Connection,
-    *,
-    subscribed: bool = False,
+    shim: Shim, container_id: str, connection: Connection, *, subscribed: bool = False
 ) -> None:
-    set_title(f"longshore-shim {short(container_id)}", exec_root)
-    shim.assign(container_id, exec_root, connection, subscribed=subscribed)
+    set_title(f"longshore-shim {short(container_id)}", shim.exec_root)
+    shim.assign(container_id, connection, subscribed=subscribed)
     shim.run()
 
 

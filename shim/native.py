@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,12 @@ from runtime import cgroups, container, spec
 from runtime import state as states
 from runtime.cgroups import OOMWatch
 from runtime.state import State
-from shim import rehearsal
+from shim import configuration
 from shim import request as requests
 from shim.container import Descriptors, Started, interface_counters, plug
+from shim.newborn import Newborn
 from shim.protocol import Message
-from shim.request import CreationRequest
 from shim.starter import Starter, StarterDied
-
-DEFAULT_CGROUP_PARENT = "/longshore"
 
 
 class Creation:
@@ -34,12 +31,9 @@ class Creation:
     def __init__(self, container_id: str) -> None:
         self._id = container_id
 
-    def rehearse(self) -> None:
-        rehearsal.prepare_container()
-
     def prepare(self, message: Message) -> Message:
         self._request = requests.creation(message)
-        self._spec = parse(self._id, self._request)
+        self._spec = configuration.read(self._id, self._request)
         return {"terminal": self._spec.process.terminal}
 
     def create(self, stdio: list[int]) -> tuple[Message, list[int]]:
@@ -51,7 +45,7 @@ class Creation:
             state_root=request.state_root,
             stdio=container.Stdio(*stdio) if stdio else None,
             rootfs_mounts=request.rootfs_mounts,
-            seccomp_bpf=read_seccomp(request.seccomp_bpf),
+            seccomp_bpf=configuration.seccomp(request.seccomp_bpf),
             on_namespaces=self._while_it_mounts,
         )
         watch = self._oom_watch
@@ -75,36 +69,53 @@ class Creation:
         self._oom_watch = cgroups.manager(self._spec.linux.cgroups_path).watch_oom()
 
 
-def parse(container_id: str, request: CreationRequest) -> spec.Spec:
-    parsed = spec.parse((request.bundle / "config.json").read_bytes())
-    if parsed.linux.cgroups_path:
-        return parsed
-    path = f"{request.cgroup_parent or DEFAULT_CGROUP_PARENT}/{container_id}"
-    return replace(parsed, linux=replace(parsed.linux, cgroups_path=path))
-
-
-def read_seccomp(path: str | None) -> bytes | None:
-    return Path(path).read_bytes() if path else None
-
-
 class NativeContainer:
-    def __init__(self, container_id: str, message: Message, starter: Starter) -> None:
+    def __init__(
+        self, container_id: str, exec_root: Path, message: Message, newborn: Newborn
+    ) -> None:
         self._id = container_id
+        self._exec_root = exec_root
         self._message = message
-        self._starter = starter
+        self._newborn = newborn
+        self._starter: Starter | None = None  # where the newborn does not fit
         self._pid = 0
         self._cgroup_path = ""
         self._spec: spec.Spec | None = None  # only where its poststop hooks will be wanted
         self._pidfd = -1
         self._oom_watch: OOMWatch | None = None
-        starter.request(message)
+        newborn.request(container_id, requests.creation_fields(message))
 
     def terminal(self) -> bool:
-        return bool(self._starter.prepared()["terminal"])
+        answer = self._newborn.prepared()
+        if not answer["fits"]:
+            self._newborn.close()
+            self._starter = Starter(self._id, self._exec_root, Creation(self._id))
+            self._starter.request(self._message)
+            answer = self._starter.prepared()
+        return bool(answer["terminal"])
 
     def create(self, stdio: Descriptors | None) -> Started:
+        if self._starter is not None:
+            return self._create_beside(self._starter, stdio)
+        newborn = self._newborn
         try:
-            created, fds = self._starter.create(stdio or ())
+            made = newborn.become(stdio or ())
+        except BaseException:
+            newborn.kill()
+            if not newborn.undone:
+                self._remove_remains()
+            raise
+        self._pid, self._cgroup_path = newborn.pid, made.cgroup
+        if made.poststop:
+            self._spec = configuration.read(self._id, requests.creation(self._message))
+        if made.oom is not None:
+            self._oom_watch = OOMWatch(made.oom)
+        self._pidfd = newborn.give_pidfd()
+        return Started(self._pid, os.dup(self._pidfd), made.console)
+
+    def _create_beside(self, starter: Starter, stdio: Descriptors | None) -> Started:
+        try:
+            created, fds = starter.create(stdio or ())
         except StarterDied:
             self._remove_remains()
             raise
@@ -112,21 +123,24 @@ class NativeContainer:
         assert pidfd is not None
         self._pid, self._cgroup_path = int(created["pid"]), str(created["cgroup"])
         if created["poststop"]:
-            self._spec = parse(self._id, requests.creation(self._message))
+            self._spec = configuration.read(self._id, requests.creation(self._message))
         if oom is not None:
             self._oom_watch = OOMWatch(oom)
         self._pidfd = os.dup(pidfd)
         return Started(self._pid, pidfd, console)
 
     def start(self) -> None:
-        self._starter.start()
+        if self._starter is not None:
+            self._starter.start()
+        else:
+            self._newborn.start()
 
     def exec(self, process: spec.Process, stdio: Descriptors | None) -> Started:
         started = container.exec_process(
             self._state(),
             process,
             stdio=container.Stdio(*stdio) if stdio else None,
-            seccomp_bpf=read_seccomp(self._message["seccomp_bpf"]),
+            seccomp_bpf=configuration.seccomp(self._message["seccomp_bpf"]),
         )
         return Started(started.pid, started.pidfd, started.console)
 
@@ -167,14 +181,16 @@ class NativeContainer:
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
-        self._starter.close()
+        self._newborn.close()
+        if self._starter is not None:
+            self._starter.close()
         if self._pid:
             container.delete(self._state(), self._spec, force=True)
 
     def _remove_remains(self) -> None:
-        """The starter was killed, with it a container that had not begun to run."""
+        """Whoever was creating it was ended, with it a container that had not begun to run."""
         request = requests.creation(self._message)
-        cgroup = cgroups.manager(parse(self._id, request).linux.cgroups_path)
+        cgroup = cgroups.manager(configuration.read(self._id, request).linux.cgroups_path)
         if cgroup.exists():
             cgroup.kill_all()
             cgroup.delete()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import array
 import os
+import select
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -79,6 +80,12 @@ class Connection:
         except ProtocolError:
             close_all(fds)
             raise
+
+    def readable(self) -> bool:
+        """Whether recv() would not wait."""
+        poller = select.poll()
+        poller.register(self.socket, select.POLLIN)
+        return bool(poller.poll(0))
 
     def call(self, op: str, fields: Message | None = None, fds: Sequence[int] = ()) -> Message:
         """Send a request and wait for its answer; events that come first are dropped."""

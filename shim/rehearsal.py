@@ -1,6 +1,6 @@
 """Library: the part of a container's creation that only computes, done with an example.
 
-The zygote does it before its first fork (warmup.py). A starter does it again while it waits for its
+The zygote does it before its first fork (warmup.py). A newborn does it again while it waits for its
 request: a forked process copies each page that it writes to, and so the copies are there already.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import orjson
 
-from runtime import mounts, program, spec
+from runtime import mounts, program, spec, syscalls
 from shim.protocol import Message
 
 _HARMLESS = ["nosuid", "noexec", "nodev"]
@@ -56,3 +56,16 @@ def prepare_container() -> None:
     program.prepare(parsed.process, None)
     for mount in parsed.mounts:
         mounts.plan(mount, "/", lambda _mount: -1)
+
+
+def own_memory() -> None:
+    """Copy all pages that a fork shares, at 2.6 µs each and not at a fault's 3.6, and not later.
+
+    For a process that has nothing to do, and ends soon.
+    """
+    with open("/proc/self/maps", encoding="ascii", errors="replace") as file:
+        for line in file:
+            addresses, access, *_ = line.split()
+            if access == "rw-p":
+                first, _, end = addresses.partition("-")
+                syscalls.populate(int(first, 16), int(end, 16) - int(first, 16))

@@ -176,6 +176,12 @@ def resources(message: Message) -> spec.Resources:
         raise InvalidArgument(str(e)) from e
 
 
+def creation_fields(message: Message) -> Message:
+    """What ``creation`` needs of a start message."""
+    names = ("bundle", "state_root", "rootfs_mounts", "seccomp_bpf", "network", "cgroup_parent")
+    return {name: message.get(name) for name in names}
+
+
 def _endpoints(network: Any) -> tuple[Endpoint, ...] | None:
     if network is None:
         return None

@@ -3,7 +3,7 @@
 Owns the container's stdio, log, exit status and published sockets, its execs, and ``shims/<id>/``
 below the exec root: shim.sock, which it serves, and exit, its last word. It waits for nobody:
 lifecycle, the API and the zygote may die and come back. What happens at the container's end is in
-``_init_exited`` and what follows it, in that order. operations.py has what control connections
+``end`` and what follows it, in that order. operations.py has what control connections
 can ask for.
 """
 
@@ -26,20 +26,21 @@ from shim.control import ControlServer
 from shim.execs import Execs, drain_then
 from shim.logs import Log, open_log
 from shim.loop import Loop
+from shim.newborn import Newborn
 from shim.operations import Operations
 from shim.portproxy import PortProxy
 from shim.protocol import Connection, Message
 from shim.reaper import ExitRecord, Reaper
 from shim.request import NetworkChange, StartRequest
 from shim.resolver import Resolver
-from shim.starter import Starter
 from shim.stdio import ProcessStreams
 
 
 class Shim:
     """Made before it is known for which container: ``assign`` says that."""
 
-    def __init__(self) -> None:
+    def __init__(self, exec_root: Path) -> None:
+        self.exec_root = exec_root
         self.loop = Loop()
         self.reaper = Reaper(self.loop)
         self.streams = ProcessStreams(
@@ -50,6 +51,7 @@ class Shim:
         self.execs = Execs(self.loop, self.reaper, self.emit, self._end_if_idle)
         self.ports = PortProxy(self.loop)
         self.resolver = Resolver(self.loop)
+        self.newborn = Newborn(exec_root)
         self.container: Container | None = None
         self.status = "created"
         self.pid = 0
@@ -61,13 +63,10 @@ class Shim:
         self._cleaned = False
         self.control = ControlServer(self.loop, Operations(self).handle, self._end_if_idle)
 
-    def assign(
-        self, container_id: str, exec_root: Path, control: Connection, *, subscribed: bool = False
-    ) -> None:
+    def assign(self, container_id: str, control: Connection, *, subscribed: bool = False) -> None:
         """``control`` is lifecycle's first connection."""
         self.container_id = container_id
-        self.directory = Paths(exec_root=exec_root).shim(container_id)
-        self.starter = Starter(container_id, exec_root, native.Creation(container_id))
+        self.directory = Paths(exec_root=self.exec_root).shim(container_id)
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.control.listen(self.directory / "shim.sock")
         self.control.add(control, subscribed=subscribed)
@@ -76,7 +75,7 @@ class Shim:
         """Serve until the container is gone and reported."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a shim ends with its container
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        self.loop.when_idle(self._fork_starter)
+        self.loop.when_idle(self._clone_newborn)
         self.loop.run()
         self.close()
 
@@ -89,10 +88,10 @@ class Shim:
             self.execs.remember(self.execs.get(event["exec_id"]))
         self.control.broadcast(event)
 
-    def _fork_starter(self) -> bool:
+    def _clone_newborn(self) -> bool:
         """After the first answers: lifecycle prepares the start meanwhile."""
         if self.status == "created" and self.container is None:
-            self.starter.fork()
+            self.newborn.clone()
         return False
 
     def running(self) -> Container:
@@ -117,10 +116,12 @@ class Shim:
     def _start(self, request: StartRequest) -> None:
         container: Container
         if request.runtime:
-            self.starter.close()
+            self.newborn.close()
             container = external.ExternalContainer(self.container_id, request)
         else:
-            container = native.NativeContainer(self.container_id, request.message, self.starter)
+            container = native.NativeContainer(
+                self.container_id, self.exec_root, request.message, self.newborn
+            )
         self.container = container
         self._log = open_log(request.log, self.loop)
         stdio = None
@@ -134,7 +135,7 @@ class Shim:
         if request.resolver is not None:
             self.resolver.open(created.pid, request.resolver)
         self._watch_oom(container)
-        self.reaper.watch(created.pid, created.pidfd, self._init_exited)
+        self.reaper.watch(created.pid, created.pidfd, self.end)
         container.start()
         self.started_at = time.time_ns()
         self.status = "running"
@@ -185,7 +186,7 @@ class Shim:
         if self.status != "created":
             raise Conflict(f"container {self.container_id} was started")
         self.status = "exited"
-        self.starter.close()
+        self.newborn.close()
         self._cleaned = True
         self.loop.call_later(0, self.streams.finish)
         self.loop.call_later(0, self._end_if_idle)
@@ -214,7 +215,8 @@ class Shim:
 
     # The container's end, in order.
 
-    def _init_exited(self, code: int) -> None:
+    def end(self, code: int) -> None:
+        """The container's init has exited."""
         self._exited_at = time.time_ns()
         if not self.streams.drain():
             # Only a process without a pid namespace of the container's can have outlived init.

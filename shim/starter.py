@@ -37,9 +37,6 @@ class StarterDied(RuntimeFailure):
 class Creator(Protocol):
     """What the copy does; the answers' fields and descriptors are for the shim."""
 
-    def rehearse(self) -> None:
-        """Called while nobody waits."""
-
     def prepare(self, request: Message) -> Message: ...
     def create(self, stdio: list[int]) -> tuple[Message, Sequence[int]]: ...
     def start(self) -> None: ...
@@ -54,10 +51,7 @@ class Starter:
         self._creator = creator
         self._connection: Connection | None = None
 
-    def fork(self) -> None:
-        """Have the copy ready; also called when it is needed, and then does it at once."""
-        if self._connection is not None:
-            return
+    def _fork(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if os.fork() == 0:
             self._become(Connection(theirs))
@@ -66,13 +60,8 @@ class Starter:
 
     def request(self, request: Message) -> None:
         """Have the start prepared; the shim need not wait for it."""
-        self.fork()
-        try:
-            self._open.send(request)
-        except BrokenPipeError:  # it was killed while it waited, and has done nothing yet
-            self.close()
-            self.fork()
-            self._open.send(request)
+        self._fork()
+        self._open.send(request)
 
     def prepared(self) -> Message:
         return self._answer()[0]
@@ -116,7 +105,6 @@ class Starter:
     def _become(self, connection: Connection) -> NoReturn:
         try:
             self._detach(connection)
-            self._creator.rehearse()
             _serve(self._creator, connection)
         finally:
             os._exit(0)

@@ -11,14 +11,17 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from common import ids
+from common import endpoint, ids, netlink
+from common.endpoint import Endpoint
+from common.netlink import Netlink
 from runtime import capabilities, cgroups, state, syscalls
+from runtime.channel import Channel
 from shim import rehearsal, request
-from shim.logfile import LogFile
-from shim.protocol import Connection, Message
+from shim.protocol import Connection, Message, close_all
 from shim.shim import Shim
 
 # From the sixteenth run on CPython 3.11 leaves the code as it is.
@@ -47,6 +50,7 @@ def warm_up(exec_root: Path) -> None:
         for _ in range(_ROUNDS):
             _run_shim(directory)
             rehearsal.prepare_container()
+            _plug()
     finally:
         _forget_shim()
         with suppress(OSError):
@@ -57,8 +61,8 @@ def warm_up(exec_root: Path) -> None:
 def _run_shim(exec_root: Path) -> None:
     container_id = ids.new_id()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    shim = Shim()
-    shim.assign(container_id, exec_root, Connection(theirs))
+    shim = Shim(exec_root)
+    shim.assign(container_id, Connection(theirs))
     control = Connection(ours)
     try:
         _ask(shim, control, {"op": "subscribe"})
@@ -66,13 +70,12 @@ def _run_shim(exec_root: Path) -> None:
         with client, served:
             _ask(shim, control, {"op": "attach", "stdout": True, "framed": True}, served)
         request.creation(_start_request(shim.directory))
-        _move_output(shim)
-        _ask(shim, control, {"op": "abandon"})
+        _play_container(shim)
     finally:
         control.close()
         shim.close()
-        (shim.directory / "shim.sock").unlink()
-        (shim.directory / "log").unlink()
+        for name in ("shim.sock", "log", "exit"):
+            (shim.directory / name).unlink()
         shim.directory.rmdir()
 
 
@@ -86,21 +89,52 @@ def _start_request(directory: Path) -> Message:
         "stdin_open": False,
         "stdin_once": False,
         "log": {"driver": "json-file", "path": str(directory / "log")},
-        "network": {"endpoints": [_ENDPOINT]},
+        "network": None,
         "ports": [],
         "runtime": None,
         "cgroup_parent": "/longshore",
     }
 
 
-def _move_output(shim: Shim) -> None:
-    log = LogFile(request.start(_start_request(shim.directory)).log, shim.loop.when_idle)
-    stdio = shim.streams.open_pipes(stdin=False)
-    shim.streams.begin(log, stdin_once=False)
+def _play_container(shim: Shim) -> None:
+    """From the start to the exit of a container that is not there: its part is played here."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    shim.newborn.use(ours, os.getpid(), os.pidfd_open(os.getpid()))
+    newborn, channel = Connection(theirs), Channel(theirs)
+    newborn.send({"ok": {"fits": True, "terminal": False}})
+    channel.send("made", cgroup="/example", poststop=False)
+    channel.send("ready")
+    theirs.shutdown(socket.SHUT_WR)
+    shim.start(request.start(_start_request(shim.directory)), [])
+    newborn.recv()
+    stdio = channel.expect("become").fds
     os.write(stdio[1], b"line\n")
+    close_all(list(stdio))
     _turn(shim)
-    shim.streams.close()
-    log.close()
+    theirs.close()
+    shim.reaper.forget(os.getpid())
+    shim.end(0)
+    _turn(shim)
+
+
+class _Unsent(Netlink):
+    """Says that all was done, and does nothing."""
+
+    def _send(self, messages: tuple[netlink.Message, ...], flags: int) -> None:
+        self._sequence += len(messages)
+        self._answers = range(self._sequence - len(messages) + 1, self._sequence + 1)
+
+    def _receive(self) -> Iterator[tuple[int, int, bytes]]:
+        for sequence in self._answers:
+            yield netlink.NLMSG_ERROR, sequence, bytes(4)
+
+
+def _plug() -> None:
+    with _Unsent() as host, _Unsent() as inside, Netlink() as real:
+        example, bridge = Endpoint.from_json(_ENDPOINT), real.link("lo")
+        assert bridge is not None
+        host.execute(endpoint.veth_message(0, example, bridge))
+        inside.execute(*endpoint.inside_messages(1, example))
 
 
 def _ask(shim: Shim, control: Connection, message: Message, *passed: socket.socket) -> None:

@@ -37,9 +37,9 @@ def children(shim: Shim) -> list[int]:
     return [int(pid) for pid in listed.split()]
 
 
-def starter(shim: Shim) -> int:
-    """The copy of the shim that waits for the start; its only child as long as nothing runs."""
-    until(lambda: bool(children(shim)), "the shim's copy of itself")
+def newborn(shim: Shim) -> int:
+    """The process that waits to become the container; the shim's only child until then."""
+    until(lambda: bool(children(shim)), "the container's process")
     (pid,) = children(shim)
     return pid
 
@@ -51,20 +51,19 @@ def test_memory_of_a_shim(lab: Lab) -> None:
     assert found <= LIMIT_KB
 
 
-def test_container_becomes_the_shims_child(lab: Lab) -> None:
+def test_it_becomes_the_container(lab: Lab) -> None:
     shim = lab.shim()
     shim.subscribe()
-    helper = starter(shim)
-    pid = shim.start("sleep", "1000")["pid"]
-    until(lambda: children(shim) == [pid], "the end of the shim's copy")
-    assert not os.path.exists(f"/proc/{helper}")
+    waiting = newborn(shim)
+    assert shim.start("sleep", "1000")["pid"] == waiting
+    assert children(shim) == [waiting]
 
 
 def test_killed_while_it_waits(lab: Lab) -> None:
     shim = lab.shim()
     shim.subscribe()
-    os.kill(starter(shim), signal.SIGKILL)
-    until(lambda: not children(shim), "the end of the shim's copy")
+    os.kill(newborn(shim), signal.SIGKILL)
+    until(lambda: not children(shim), "the end of that process")
     shim.start("true")
     assert shim.exit_code() == 0
 
@@ -72,7 +71,7 @@ def test_killed_while_it_waits(lab: Lab) -> None:
 def test_never_started(lab: Lab) -> None:
     shim = lab.shim()
     shim.subscribe()
-    helper = starter(shim)
+    helper = newborn(shim)
     shim.call("abandon")
     shim.gone()
-    until(lambda: not os.path.exists(f"/proc/{helper}"), "the end of the shim's copy")
+    until(lambda: not os.path.exists(f"/proc/{helper}"), "the end of that process")
