@@ -126,6 +126,9 @@ class Endpoints:
         others: Iterable[EndpointRecord],
         given: GivenEndpoint | None,
     ) -> EndpointRecord:
+        shares_mac = network.driver == "ipvlan"
+        if shares_mac and request.mac:
+            raise InternalError("ipvlan interfaces do not support custom mac address assignment")
         record = replace(
             record,
             link_local=request.link_local,
@@ -148,7 +151,7 @@ class Endpoints:
             record,
             ifname=_interface_name(network, request, others),
             host_ifname=bridge.ENDPOINT_PREFIX + record.id[:11] if is_bridge else "",
-            mac=mac or mac_of(record.ip_address or record.ip6_address),
+            mac="" if shares_mac else mac or mac_of(record.ip_address or record.ip6_address),
             gateway="" if network.internal else network.gateway,
             gateway6="" if network.internal else network.gateway6,
         )
