@@ -112,7 +112,7 @@ async def _start(engine: Engine, container: Container, shim_task: asyncio.Future
         else:
             network = attachment.attach(engine, container, sockets)
         bundle = engine.paths.shim(container.id)
-        (bundle / "rootfs").mkdir(mode=0o700, parents=True, exist_ok=True)
+        bundle.mkdir(mode=0o700, parents=True, exist_ok=True)
         around = surroundings.gather(engine, container, staged)
         (bundle / "config.json").write_bytes(orjson.dumps(spec.build(record, around)))
         shim = await shim_task
@@ -223,8 +223,6 @@ def discard_bundle(bundle: Path) -> None:
     """The exit has been taken: nothing of the run is needed any more."""
     for name in ("exit", "shim.sock", "config.json"):
         (bundle / name).unlink(missing_ok=True)
-    with suppress(OSError):
-        (bundle / "rootfs").rmdir()
     try:
         bundle.rmdir()
     except FileNotFoundError:

@@ -181,8 +181,10 @@ def isolate_mounts(child: Child) -> None:
     host = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     syscalls.mount_setattr(host, propagation=syscalls.MS_SLAVE, recursive=True)
     os.close(host)
-    at = "/" if child.plan.no_pivot else child.plan.rootfs
-    rootfs.attach_root(child.plan.root_tree, at)
+    # Hooks look for it below the bundle. Else no directory becomes a mount point, whose removal
+    # would take the kernel milliseconds.
+    for_hooks = child.plan.waits_for_hooks and not child.plan.no_pivot
+    rootfs.attach_root(child.plan.root_tree, child.plan.rootfs if for_hooks else "/")
 
 
 def make_mounts(child: Child) -> None:
