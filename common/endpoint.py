@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from common import netlink, netns
-from common.netlink import Link, Netlink
+from common.netlink import LinkState, Netlink
 
 CARRIER_SECONDS = 0.05
 
@@ -191,7 +191,7 @@ def _plug(host: Netlink, inside: Netlink, namespace: int, endpoint: Endpoint) ->
     if endpoint.kind == "given":
         _plug_given(host, inside, namespace, endpoint)
         return
-    bridge = host.link(endpoint.bridge)
+    bridge = host.state(endpoint.bridge)
     if bridge is None:
         raise OSError(errno.ENODEV, f"interface {endpoint.bridge}: {os.strerror(errno.ENODEV)}")
     if endpoint.kind == "veth":
@@ -233,7 +233,7 @@ def _plug_given(host: Netlink, inside: Netlink, namespace: int, endpoint: Endpoi
     inside.execute(*inside_messages(index, endpoint))
 
 
-def veth_message(namespace: int, endpoint: Endpoint, bridge: Link) -> netlink.Message:
+def veth_message(namespace: int, endpoint: Endpoint, bridge: LinkState) -> netlink.Message:
     return netlink.veth(
         name=endpoint.host_ifname,
         peer=endpoint.ifname,
@@ -245,7 +245,7 @@ def veth_message(namespace: int, endpoint: Endpoint, bridge: Link) -> netlink.Me
 
 
 def _plug_veth(
-    host: Netlink, inside: Netlink, namespace: int, endpoint: Endpoint, bridge: Link
+    host: Netlink, inside: Netlink, namespace: int, endpoint: Endpoint, bridge: LinkState
 ) -> None:
     host.execute(veth_message(namespace, endpoint, bridge))
     if endpoint.isolated or endpoint.hairpin:
@@ -264,8 +264,8 @@ def _wait_for_carrier(host: Netlink, endpoint: Endpoint) -> None:
     """
     deadline = time.monotonic() + CARRIER_SECONDS
     while time.monotonic() < deadline:
-        host.link(endpoint.host_ifname)
-        bridge = host.link(endpoint.bridge)
+        host.state(endpoint.host_ifname)
+        bridge = host.state(endpoint.bridge)
         if bridge is None or bridge.running:
             return
         time.sleep(0.0005)

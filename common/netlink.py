@@ -79,6 +79,12 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkState:
+    index: int
+    running: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Counters:
     """One interface's traffic as its namespace counts it."""
 
@@ -343,14 +349,25 @@ class Netlink:
 
     def link(self, name: str) -> Link | None:
         """Since Linux 6.8 asking also brings a pending change of the link's state into effect."""
+        payload = self._link(name)
+        return None if payload is None else _parse_link(payload)
+
+    def state(self, name: str) -> LinkState | None:
+        """``link`` without its attributes, of which there are some sixty."""
+        payload = self._link(name)
+        if payload is None:
+            return None
+        index, flags = struct.unpack_from("=iI", payload, 4)
+        return LinkState(index, bool(flags & IFF_RUNNING))
+
+    def _link(self, name: str) -> bytes | None:
         body = _link_header() + _name(name) + _u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
         try:
-            payload = next(self._query(Message(RTM_GETLINK, 0, body, name)))
+            return next(self._query(Message(RTM_GETLINK, 0, body, name)))
         except OSError as error:
             if error.errno == 19:  # ENODEV
                 return None
             raise
-        return _parse_link(payload)
 
     def links(self) -> list[Link]:
         return [_parse_link(payload) for payload in self._dump(RTM_GETLINK, _link_header())]

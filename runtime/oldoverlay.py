@@ -8,6 +8,7 @@ and a clone of it leaves that namespace.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ LAYERS_SINGLY_SINCE = (6, 7)
 PLACE = "/proc"  # whatever is there is covered in that namespace alone
 
 
+@functools.cache
 def wanted() -> bool:
     match = re.match(r"(\d+)\.(\d+)", os.uname().release)
     return match is not None and (int(match[1]), int(match[2])) < LAYERS_SINGLY_SINCE

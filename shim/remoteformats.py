@@ -7,7 +7,6 @@ labels, names and tags.
 from __future__ import annotations
 
 import os
-import secrets
 import struct
 import time
 import zlib
@@ -121,7 +120,7 @@ def _chunks(message: bytes) -> list[bytes]:
     count = -(-len(message) // size)
     if count > _MOST_CHUNKS:
         return []  # the protocol has no way to say it
-    identity = secrets.token_bytes(8)
+    identity = os.urandom(8)
     return [
         b"\x1e\x0f" + identity + bytes((number, count)) + message[number * size :][:size]
         for number in range(count)

@@ -18,7 +18,7 @@ from pathlib import Path
 from common import endpoint, ids, netlink
 from common.endpoint import Endpoint
 from common.netlink import Netlink
-from runtime import capabilities, cgroups, state, syscalls
+from runtime import capabilities, cgroups, oldoverlay, state, syscalls
 from runtime.channel import Channel
 from shim import rehearsal, request
 from shim.protocol import Connection, Message, close_all
@@ -45,6 +45,7 @@ def warm_up(exec_root: Path) -> None:
     cgroups.detect()
     capabilities.last()
     state.boot_id()
+    oldoverlay.wanted()
     directory = exec_root / f"warm-up-{os.getpid()}"
     try:
         for _ in range(_ROUNDS):
@@ -131,7 +132,7 @@ class _Unsent(Netlink):
 
 def _plug() -> None:
     with _Unsent() as host, _Unsent() as inside, Netlink() as real:
-        example, bridge = Endpoint.from_json(_ENDPOINT), real.link("lo")
+        example, bridge = Endpoint.from_json(_ENDPOINT), real.state("lo")
         assert bridge is not None
         host.execute(endpoint.veth_message(0, example, bridge))
         inside.execute(*endpoint.inside_messages(1, example))
