@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from bench.endpoint import IMAGE
 from bench.job import Figures, Job, milliseconds
 
@@ -14,6 +17,7 @@ class Logs(Job):
     name = "logs200k"
     what = f"docker run printing {LINES} lines of 64 bytes, attached and logged"
     samples = 1
+    target = 0.35
 
     def measure(self) -> Figures:
         command = ("run", "--rm", IMAGE, "sh", "-c", f"yes {LINE} | head -n {LINES}")
@@ -29,10 +33,38 @@ class Logs(Job):
         return {"": taken}
 
 
+class ReadLogs(Job):
+    name = "logs-read"
+    what = f"docker logs of {LINES} lines of 64 bytes"
+    samples = 2
+    target = 0.5
+
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        script = f"yes {LINE} | head -n {LINES}"
+        self.container = self.endpoint.start("sh", "-c", script)
+        self.endpoint.call("POST", f"/containers/{self.container}/wait")
+        yield
+        self.endpoint.remove(self.container)
+
+    def measure(self) -> Figures:
+        length = 0
+
+        def read() -> None:
+            nonlocal length
+            length = self.endpoint.output_length("logs", self.container)
+
+        taken = milliseconds(read)
+        if length != LINES * (len(LINE) + 1):
+            raise RuntimeError(f"{length} bytes instead of {LINES} lines")
+        return {"": taken}
+
+
 class Attach(Job):
     name = "attach200mb"
     what = f"docker run printing {BYTES // 1_000_000} MB, attached, not logged"
     samples = 1
+    target = 0.8
 
     def measure(self) -> Figures:
         command = (
