@@ -15,7 +15,6 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 from common.options import EngineOptions
@@ -24,9 +23,8 @@ from common.paths import Paths
 log = logging.getLogger("longshored")
 
 END_SECONDS = 15.0  # until SIGKILL
-# Deaths in a row so soon after the start mean that another start will not help.
-QUICK_SECONDS = 2.0
-MAX_QUICK_DEATHS = 5
+# So many deaths in a row before it served anybody mean that another start will not help.
+MAX_EARLY_DEATHS = 5
 
 
 class Supervisor:
@@ -34,7 +32,6 @@ class Supervisor:
         self._paths = paths
         self._options = options.to_json()
         self._process: subprocess.Popen[bytes] | None = None
-        self._started_at = 0.0
         self._ending = False
 
     def end_older(self) -> None:
@@ -71,26 +68,31 @@ class Supervisor:
         finally:
             os.close(reader)
             os.close(writer)
-        self._started_at = time.monotonic()
 
     async def run(self) -> None:
         """Start it again whenever it dies; returns only when that is hopeless."""
-        quick_deaths = 0
+        early_deaths = 0
         while True:
             await self._wait()
             assert self._process is not None
             status = self._process.wait()
             if self._ending:
                 return
-            lived = time.monotonic() - self._started_at
-            quick_deaths = quick_deaths + 1 if lived < QUICK_SECONDS else 0
-            if quick_deaths >= MAX_QUICK_DEATHS:
+            early_deaths = 0 if self._served(self._process.pid) else early_deaths + 1
+            if early_deaths >= MAX_EARLY_DEATHS:
                 log.critical(
                     "the lifecycle process cannot be started: its exit status is %d", status
                 )
                 return
             log.error("the lifecycle process ended with status %d: starting it again", status)
             self.start()
+
+    def _served(self, pid: int) -> bool:
+        """Lifecycle writes its pid down when it can be called, and kill -9 leaves that."""
+        try:
+            return int(self._paths.lifecycle_pid.read_text()) == pid
+        except (OSError, ValueError):
+            return False
 
     def end(self) -> None:
         self._ending = True
