@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import fcntl
+import gc
 import logging
 import os
 import signal
@@ -153,6 +154,9 @@ async def serve(paths: Paths, options: EngineOptions) -> None:
         os.umask(mask)
         paths.lifecycle_pid.write_text(f"{os.getpid()}\n")
         log.info("serving on %s", paths.lifecycle_socket)
+        # What is loaded now stays: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
         await stop.wait()
     finally:
         await server.stop(GRACE_SECONDS)
@@ -201,7 +205,7 @@ async def build(paths: Paths, options: EngineOptions, kernel: host.Host) -> Engi
             database, paths.volumes, events, lambda: _volume_users(containers), plugins
         ),
         plugins=plugins,
-        zygote=Zygote(paths),
+        zygote=Zygote(paths, busy=lambda: engine.requests > 0),
         streams=StreamRegistry(paths.streams_socket),
         engine_id=_engine_id(paths.data_root),
         kernel=kernel,

@@ -50,6 +50,7 @@ class Engine:
     on_shim_event: Callable[[Container, Message], None]
     on_shim_close: Callable[[Container], None]
     on_start_failed: Callable[[Container], None]
+    requests: int = 0  # that change a container, and are being worked on
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     @property
@@ -67,7 +68,8 @@ class Engine:
         """Do ``work`` to its end, even if the client that asked for it hangs up meanwhile."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self.requests += 1
+        task.add_done_callback(self._request_finished)
         return await asyncio.shield(task)
 
     async def cancel_tasks(self) -> None:
@@ -84,6 +86,10 @@ class Engine:
         attributes["name"] = container.name
         attributes.update(extra or {})
         self.events.publish("container", action, container.id, attributes, at=at)
+
+    def _request_finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        self.requests -= 1
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -263,6 +263,12 @@ def _minimum_kernel(conditions: Mapping[str, Any]) -> Kernel | None:
     return version
 
 
+@functools.lru_cache(maxsize=64)
+def default_filter(directory: Path, capabilities: frozenset[str]) -> Path:
+    """``cached_filter`` of ``default_profile``; the file may have been removed since."""
+    return cached_filter(directory, default_profile(capabilities))
+
+
 def cached_filter(directory: Path, oci_seccomp: Profile) -> Path:
     """The path of the compiled filter, made at first use.
 

@@ -86,11 +86,14 @@ def filter_for(host: pb.HostConfig, cache: Path, engine_profile: str | None) -> 
     granted = capabilities.adjust(
         host.cap_add.values, host.cap_drop.values, privileged=host.privileged
     )
-    if chosen in ("", "builtin"):
-        profile = seccomp_profile.default_profile(granted)
-    else:
+    if chosen not in ("", "builtin"):
         profile = seccomp_profile.resolve_profile(chosen.encode(), granted)
-    return seccomp_profile.cached_filter(cache, profile)
+        return seccomp_profile.cached_filter(cache, profile)
+    path = seccomp_profile.default_filter(cache, frozenset(granted))
+    if not path.exists():
+        seccomp_profile.default_filter.cache_clear()
+        path = seccomp_profile.default_filter(cache, frozenset(granted))
+    return path
 
 
 def _engine_choice(profile: str | None) -> str:

@@ -82,7 +82,8 @@ async def _assign(
 
 
 class Zygote:
-    def __init__(self, paths: Paths) -> None:
+    def __init__(self, paths: Paths, busy: Callable[[], bool]) -> None:
+        """``busy``: whether somebody waits for something to be done to a container."""
         self._paths = paths
         self._client: ZygoteClient | None = None
         self._process: asyncio.subprocess.Process | None = None
@@ -92,6 +93,7 @@ class Zygote:
         self._spare: socket.socket | None = None
         self._making: asyncio.Task[None] | None = None
         self._pause: asyncio.TimerHandle | None = None
+        self._busy = busy
 
     async def open(self) -> None:
         self._paths.shims.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -117,24 +119,24 @@ class Zygote:
     async def fork(self, container_id: str, on_event: OnEvent, on_close: OnClose) -> Shim:
         """A new shim, with its events subscribed to."""
         spare, self._spare = self._spare, None
-        if self._pause is not None:
-            self._pause.cancel()
-        self._pause = asyncio.get_running_loop().call_later(SPARE_SECONDS, self._want_spare)
+        self._want_spare_later()
         if spare is not None:
             with suppress(Unavailable):  # somebody killed it
                 return await _assign(spare, container_id, on_event, on_close)
         sock = await self._fork(container_id)
         shim = Shim(on_close)
         shim.use(ShimClient(sock, on_event, shim.closed))
-        try:
-            await shim.call("subscribe")
-        except BaseException:
-            shim.close()
-            raise
         return shim
 
+    def _want_spare_later(self) -> None:
+        if self._pause is not None:
+            self._pause.cancel()
+        self._pause = asyncio.get_running_loop().call_later(SPARE_SECONDS, self._want_spare)
+
     def _want_spare(self) -> None:
-        if self._spare is None and self._making is None and self._ready.is_set():
+        if self._busy():
+            self._want_spare_later()
+        elif self._spare is None and self._making is None and self._ready.is_set():
             self._making = asyncio.create_task(self._make_spare(), name="spare shim")
 
     async def _make_spare(self) -> None:

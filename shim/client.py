@@ -177,8 +177,9 @@ class ZygoteClient(_Channel):
         super().__init__(sock)
 
     async def fork(self, container_id: str, exec_root: Path) -> tuple[int, socket.socket]:
-        """A new shim: its pid and our end of its first control connection."""
-        return await self._fork({"op": "fork", "id": container_id}, exec_root, ())
+        """A new shim: its pid and our end of its first control connection, with its events."""
+        request = {"op": "fork", "id": container_id, "subscribed": True}
+        return await self._fork(request, exec_root, ())
 
     async def spare(self, exec_root: Path) -> socket.socket:
         """A shim that waits for its container: our end of its first control connection.

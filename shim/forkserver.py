@@ -96,7 +96,8 @@ def handle(control: Connection, request: Message, fds: list[int], exec_root: Pat
 def become_shim(control: Connection, request: Message, exec_root: Path, fds: list[int]) -> NoReturn:
     def work() -> None:
         shim, connection = _new_shim(control, exec_root, fds)
-        _run_shim(shim, str(request["id"]), connection)
+        subscribed = bool(request.get("subscribed"))
+        _run_shim(shim, str(request["id"]), connection, subscribed=subscribed)
 
     _exit_after(work)
 
@@ -146,9 +147,7 @@ def take_short_turns() -> None:
         syscalls.sched_setattr(attributes)
 
 
-def _run_shim(
-    shim: Shim, container_id: str, connection: Connection, *, subscribed: bool = False
-) -> None:
+def _run_shim(shim: Shim, container_id: str, connection: Connection, *, subscribed: bool) -> None:
     set_title(f"longshore-shim {short(container_id)}", shim.exec_root)
     shim.assign(container_id, connection, subscribed=subscribed)
     shim.run()
