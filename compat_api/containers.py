@@ -5,8 +5,6 @@ Each handler reads the request, makes one call of lifecycle, and answers.
 
 from __future__ import annotations
 
-from typing import Any
-
 import orjson
 
 from common.errors import InvalidArgument
@@ -154,18 +152,11 @@ async def wait(request: Request) -> Answer:
         response = await request.stream("application/json")
         while reply.registered:
             reply = await anext(replies)
-        await response.write(orjson.dumps(request.lower(wait_body(reply))) + b"\n")
+        await response.write(orjson.dumps(request.lower({"StatusCode": reply.exit_code})) + b"\n")
         await response.write_eof()
         return response
     finally:
         call.cancel()
-
-
-def wait_body(reply: pb.WaitReply) -> dict[str, Any]:
-    body: dict[str, Any] = {"StatusCode": reply.exit_code}
-    if reply.error:
-        body["Error"] = {"Message": reply.error}
-    return body
 
 
 async def commit(request: Request) -> Answer:

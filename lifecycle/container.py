@@ -40,7 +40,6 @@ class Outcome:
     """How a container's run ended, as ``docker wait`` tells it."""
 
     exit_code: int
-    error: str = ""
 
 
 @dataclass(eq=False, slots=True)

@@ -166,6 +166,7 @@ async def _restart_later(engine: Engine, container: Container) -> None:
             log.warning("restart of %s failed: %s", describe(container), error)
             engine.containers.transition(container, pb.EXITED)
             engine.containers.save_state(container)
+            release(container.exit_waiters, Outcome(container.record.state.exit_code))
 
 
 def read_record(bundle: Path) -> dict[str, Any] | None:

@@ -222,7 +222,7 @@ async def wait(container: Container, condition: str) -> AsyncIterator[pb.WaitRep
         for waiters in (container.exit_waiters, container.removal_waiters):
             with suppress(ValueError):
                 waiters.remove(waiter)
-    yield pb.WaitReply(exit_code=outcome.exit_code, error=outcome.error)
+    yield pb.WaitReply(exit_code=outcome.exit_code)
 
 
 async def attach(engine: Engine, request: pb.AttachRequest) -> pb.AttachReply:

@@ -33,7 +33,7 @@ from lifecycle import (
     volume_use,
 )
 from lifecycle._pb import containers_pb2 as pb
-from lifecycle.container import Container, Outcome, release
+from lifecycle.container import Container
 from lifecycle.engine import Engine
 from lifecycle.logging_options import FAILURE, log_config
 from lifecycle.shims import Shim
@@ -170,12 +170,13 @@ async def _start_failed(engine: Engine, container: Container, error: EngineError
     translated = translate(error)
     state = container.record.state
     state.error = str(translated)
-    state.exit_code = _exit_code(error)
+    code = _exit_code(error)
+    # What the run before ended with is kept, unless the failure has a code of its own.
+    state.exit_code = state.exit_code if code == OTHER_FAILURE and state.exit_code else code
     engine.containers.save_state(container)
+    # Who waits for the next exit waits on, as with Docker, whose client prints what it would get.
     if container.record.host_config.auto_remove:
         engine.on_start_failed(container)
-    else:
-        release(container.exit_waiters, Outcome(state.exit_code, state.error))
     return translated
 
 

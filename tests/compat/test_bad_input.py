@@ -318,6 +318,7 @@ def test_command_that_cannot_run(
 def test_docker_run_of_such_a_command(engine: Engine, command: str, code: int, text: str) -> None:
     done = engine.docker("run", "--rm", BUSYBOX, command, check=False)
     assert done.returncode == code
+    # And with nothing before it: whoever waits for the exit hears nothing of a failed start.
     assert done.stderr.startswith("docker: Error response from daemon: " + PREFIX + text)
 
 

@@ -147,7 +147,8 @@ async def test_zygote_client(pair: Pair, tmp_path: Path) -> None:
     for n in range(2):
         message, fds = pair[1].recv()
         close_all(fds)
-        assert message == {"op": "fork", "id": str(n), "exec_root": str(tmp_path)}
+        fields = {"id": str(n), "exec_root": str(tmp_path), "subscribed": True}
+        assert message == {"op": "fork", **fields}
     pair[1].send({"pid": 5})
     pair[1].send({"error": "fork: no"})
     pid, sock = await forks[0]
