@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
 
 import grpc
@@ -48,8 +49,6 @@ async def start(request: Request) -> Answer:
     if asked.detach:
         await request.engine.execs.Start(asked)
         return Empty(200)
-    # An error of the exec's own existence is an ordinary one; all later ones are on the stream.
-    await request.engine.execs.Get(pb.ExecRef(id=request.name))
     hijack = Hijack(request)
     hijack.take()
     return await _join(request, hijack, asked, tty=tty)
@@ -60,7 +59,11 @@ async def _join(request: Request, hijack: Hijack, asked: pb.StartExecRequest, *,
         asked.stream.CopyFrom(await hijack.offer(common=True))
         reply = await request.engine.execs.Start(asked)
     except (EngineError, grpc.aio.AioRpcError) as error:
-        _, message = status_and_message(error)
+        status, message = status_and_message(error)
+        if status == HTTPStatus.NOT_FOUND:
+            # That there is no such exec is an ordinary answer; all else is on the stream.
+            hijack.give_back()
+            raise
         hijack.write(hijack.head(tty=tty, common=True))
         return end_with(hijack, message, STDOUT, tty=tty)
     if reply.failure:

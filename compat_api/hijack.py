@@ -105,6 +105,14 @@ class Hijack:
         await watcher.left
         return self.end()
 
+    def give_back(self) -> None:
+        """The connection is HTTP's again, as nothing has been done with it."""
+        if self._socket is not None:
+            self._socket.close()
+        if self._relay is not None:
+            self._relay.close()
+        self._transport().resume_reading()
+
     def end(self) -> Gone:
         """End the stream from here, after what was written."""
         if self._socket is not None:

@@ -78,6 +78,7 @@ class NativeContainer:
         self._message = message
         self._newborn = newborn
         self._starter: Starter | None = None  # where the newborn does not fit
+        self._saved: State | None = None  # read when it is wanted
         self._pid = 0
         self._cgroup_path = ""
         self._spec: spec.Spec | None = None  # only where its poststop hooks will be wanted
@@ -201,4 +202,8 @@ class NativeContainer:
         return cgroups.manager(self._cgroup_path)
 
     def _state(self) -> State:
-        return container.load(Path(requests.text(self._message, "state_root")), self._id)
+        """As it was written at the start; nothing of it changes."""
+        if self._saved is None:
+            state_root = Path(requests.text(self._message, "state_root"))
+            self._saved = container.load(state_root, self._id)
+        return self._saved

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from common.tar import CorruptArchive
 
 PIECE = 1 << 18
 LINE_LIMIT = 4096
+WINDOW = 64  # bytes to look for a line's end in at once
 
 
 def pieces(fds: list[int]) -> Iterator[memoryview]:
@@ -36,54 +37,65 @@ def pieces(fds: list[int]) -> Iterator[memoryview]:
 
 
 def unchunked(raw: Iterator[memoryview]) -> Iterator[memoryview]:
-    """The content of the chunks; ends with the last of them, whatever comes behind it."""
-    stream = _Lines(raw)
-    while True:
-        size = _size(stream.line())
-        if size == 0:
-            while stream.line():  # trailers
-                pass
-            return
-        yield from stream.parts(size)
-        if stream.line():
-            raise CorruptArchive("corrupt chunk in the request's body")
+    """The content of the chunks; ends with the last of them, whatever comes behind it.
 
-
-def _size(line: bytes) -> int:
-    digits = line.partition(b";")[0].strip()
-    if not 0 < len(digits) <= 16 or digits.strip(b"0123456789abcdefABCDEF"):
-        raise CorruptArchive("corrupt chunk in the request's body")
-    return int(digits, 16)
+    A client's chunks are small. Those of one piece are moved together in its memory, which has to
+    be writable, so that a file is written by few calls.
+    """
+    lines = _Lines()
+    left = 0
+    for piece in raw:
+        at = gathered = 0
+        while at < len(piece):
+            if left:
+                count = min(left, len(piece) - at)
+                piece[gathered : gathered + count] = piece[at : at + count]
+                gathered, at, left = gathered + count, at + count, left - count
+                continue
+            at, size = lines.read(piece, at)
+            if lines.ended:
+                yield piece[:gathered]
+                return
+            left = size
+        if gathered:
+            yield piece[:gathered]
+    raise CorruptArchive("unexpected EOF")
 
 
 class _Lines:
-    def __init__(self, raw: Iterator[memoryview]) -> None:
-        self._raw = raw
-        self._current = memoryview(b"")
+    """What stands between the content: sizes, the ends of chunks, and trailers."""
 
-    def line(self) -> bytes:
-        """Without its end."""
-        line = b""
-        while not line.endswith(b"\n"):
-            self._fill()
-            at = bytes(self._current[:LINE_LIMIT]).find(b"\n") + 1 or len(self._current)
-            line += bytes(self._current[:at])
-            self._current = self._current[at:]
-            if len(line) > LINE_LIMIT:
+    def __init__(self) -> None:
+        self.ended = False
+        self._begun = b""  # of a line that goes on in the next piece
+        self._read: Callable[[bytes], int] = self._size
+
+    def read(self, piece: memoryview, at: int) -> tuple[int, int]:
+        """One line, or what there is of it: where it ends, and the size of the chunk behind it."""
+        window = bytes(piece[at : at + WINDOW])
+        length = window.find(b"\n") + 1
+        self._begun += window[:length] if length else window
+        if not length:
+            if len(self._begun) > LINE_LIMIT:
                 raise CorruptArchive("corrupt chunk in the request's body")
-        return line.rstrip(b"\r\n")
+            return at + len(window), 0
+        line, self._begun = self._begun.rstrip(b"\r\n"), b""
+        return at + length, self._read(line)
 
-    def parts(self, count: int) -> Iterator[memoryview]:
-        while count:
-            self._fill()
-            part = self._current[:count]
-            self._current = self._current[len(part) :]
-            count -= len(part)
-            yield part
+    def _size(self, line: bytes) -> int:
+        digits = line.partition(b";")[0].strip()
+        if not 0 < len(digits) <= 16 or digits.strip(b"0123456789abcdefABCDEF"):
+            raise CorruptArchive("corrupt chunk in the request's body")
+        size = int(digits, 16)
+        self._read = self._end if size else self._trailer
+        return size
 
-    def _fill(self) -> None:
-        if not self._current:
-            piece = next(self._raw, None)
-            if piece is None:
-                raise CorruptArchive("unexpected EOF")
-            self._current = piece
+    def _end(self, line: bytes) -> int:
+        if line:
+            raise CorruptArchive("corrupt chunk in the request's body")
+        self._read = self._size
+        return 0
+
+    def _trailer(self, line: bytes) -> int:
+        self.ended = not line
+        return 0

@@ -198,6 +198,11 @@ def test_no_such_exec(engine: Engine, method: str, action: str) -> None:
     assert (answer.status, answer.message) == (404, "No such exec instance: nope")
 
 
+def test_no_such_exec_to_a_client_that_wants_a_stream(engine: Engine) -> None:
+    with engine.hijack("/exec/nope/start", {"Detach": False}) as stream:
+        assert (stream.status, stream.header("content-type")) == (404, "application/json")
+
+
 def test_exec_of_nothing(engine: Engine, running: Callable[..., str]) -> None:
     answer = engine.api("POST", f"/containers/{running(BUSYBOX, 'sleep', '100')}/exec", {})
     assert (answer.status, answer.message) == (400, "No exec command specified")
