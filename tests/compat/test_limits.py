@@ -137,7 +137,7 @@ def test_limit_that_the_kernel_refuses(engine: Engine, name: str) -> None:
     if not V2 and not Path("/sys/fs/cgroup/blkio/blkio.throttle.read_bps_device").exists():
         pytest.skip("this kernel has no block I/O throttling on cgroup v1")
     done = engine.docker(
-        *("run", "--name", name, "--device-read-bps", "/dev/null:1mb", BUSYBOX, "true"),
+        *("run", "--name", name, "--device-read-bps", "/dev/tty:1mb", BUSYBOX, "true"),
         check=False,
     )
     assert done.returncode == 125
@@ -147,6 +147,6 @@ def test_limit_that_the_kernel_refuses(engine: Engine, name: str) -> None:
     container = engine.inspect(name)["Id"]
     assert (
         "unable to start container process: error during container init: error setting cgroup "
-        f'config for procHooks process: failed to write "1:3 {value}": write '
+        f'config for procHooks process: failed to write "5:0 {value}": write '
     ) in done.stderr
     assert f"/{container}/{file}: no such device\n" in done.stderr
