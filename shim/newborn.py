@@ -176,7 +176,10 @@ def _become(theirs: socket.socket, exec_root: Path, *, idle: bool) -> NoReturn:
         with Netlink() as host:  # for what is to be done outside
             if not connection.readable():
                 newborn.leave_host()
-                rehearsal.own_memory() if idle else rehearsal.prepare_container()
+                if idle:
+                    rehearsal.own_memory()
+                else:
+                    rehearsal.prepare_container()
             _serve(newborn, connection, host)
     finally:
         os._exit(1)
