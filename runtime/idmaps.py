@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from runtime import syscalls
+from runtime import namespaces, syscalls
 from runtime.spec import IDMapping
 
 _DIRECTORIES = frozenset(("lowerdir", "lowerdir+", "upperdir", "workdir"))
@@ -62,7 +62,7 @@ def mapped_layers(options: Sequence[str], userns_fd: int, owner: tuple[int, int]
     the mapping's 0:0, since the host's root has no id on a mapped mount.
     """
     paths = list(_paths(options))
-    with _private_mounts():
+    with namespaces.private_mounts():
         for path in _covering(paths):
             _cover(path, userns_fd)
         with _owning(owner):
@@ -121,22 +121,3 @@ def _cover(path: str, userns_fd: int) -> None:
         target = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         opened.callback(os.close, target)
         syscalls.move_mount(tree, target)
-
-
-@contextmanager
-def _private_mounts() -> Iterator[None]:
-    """The calling thread in a copy of its mount namespace; back in its own afterwards."""
-    with ExitStack() as opened:
-        own = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        opened.callback(os.close, own)
-        cwd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        opened.callback(os.close, cwd)
-        syscalls.unshare(syscalls.CLONE_NEWNS)
-        try:
-            root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            opened.callback(os.close, root)
-            syscalls.mount_setattr(root, propagation=syscalls.MS_PRIVATE, recursive=True)
-            yield
-        finally:
-            syscalls.setns(own, syscalls.CLONE_NEWNS)
-            os.fchdir(cwd)

@@ -16,7 +16,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from runtime import idmaps, mountoptions, oldoverlay, syscalls
+from runtime import idmaps, mountoptions, namespaces, oldoverlay, syscalls
 from runtime.copyup import copy_tree
 from runtime.errors import RuntimeFailure, reason
 from runtime.mountoptions import MountOptions
@@ -180,28 +180,17 @@ def _clone(source: str, flags: int) -> int:
     """The kernel clones mounts of the caller's own mount namespace only.
 
     A source such as /proc/<pid>/root/dev/shm, with which containers share an IPC namespace, is
-    opened inside the namespace that it leads to. The caller has one thread, and what setns changes
-    besides, the root and the working directory, is the same again afterwards.
+    opened inside the namespace that it leads to.
     """
     found = _PROCESS_ROOT.match(source)
     if found is None:
         return syscalls.open_tree(AT_FDCWD, source, flags)
-    own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    cwd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    other = os.open(f"/proc/{found[1]}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        other = os.open(f"/proc/{found[1]}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            syscalls.setns(other, syscalls.CLONE_NEWNS)
-        finally:
-            os.close(other)
-        try:
+        with namespaces.other_mounts(lambda: syscalls.setns(other, syscalls.CLONE_NEWNS)):
             return syscalls.open_tree(AT_FDCWD, found[2], flags)
-        finally:
-            syscalls.setns(own, syscalls.CLONE_NEWNS)
-            os.fchdir(cwd)
     finally:
-        os.close(own)
-        os.close(cwd)
+        os.close(other)
 
 
 def _lower_directories(context: int, value: str) -> None:

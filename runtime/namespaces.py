@@ -13,8 +13,8 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from runtime import syscalls
@@ -165,6 +165,40 @@ def children_in_pid_namespace(fd: int | None) -> Iterator[None]:
             syscalls.setns(own, syscalls.CLONE_NEWPID)
     finally:
         os.close(own)
+
+
+@contextmanager
+def other_mounts(enter: Callable[[], None]) -> Iterator[None]:
+    """The calling thread in the mount namespace that ``enter`` takes it to; afterwards in its own.
+
+    What entering changes besides, the root and the working directory, is then the same again.
+    """
+    with ExitStack() as opened:
+        own = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        opened.callback(os.close, own)
+        cwd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        opened.callback(os.close, cwd)
+        enter()
+        try:
+            yield
+        finally:
+            syscalls.setns(own, syscalls.CLONE_NEWNS)
+            os.fchdir(cwd)
+
+
+@contextmanager
+def private_mounts() -> Iterator[None]:
+    """The calling thread in a copy of its mount namespace that nobody else sees.
+
+    The way back wants a thread that shares its root with no other: unshare sees to that too.
+    """
+    with other_mounts(lambda: syscalls.unshare(syscalls.CLONE_NEWNS)):
+        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            syscalls.mount_setattr(root, propagation=syscalls.MS_PRIVATE, recursive=True)
+            yield
+        finally:
+            os.close(root)
 
 
 def mapped_userns(uids: tuple[IDMapping, ...], gids: tuple[IDMapping, ...]) -> int:

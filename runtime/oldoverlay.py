@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from runtime import syscalls
+from runtime import namespaces, syscalls
 
 LAYERS_SINGLY_SINCE = (6, 7)
 PLACE = "/proc"  # whatever is there is covered in that namespace alone
@@ -27,18 +27,6 @@ def wanted() -> bool:
 
 def make(source: str, options: Sequence[str]) -> int:
     data = ",".join(option.replace("\\", "\\\\").replace(",", "\\,") for option in options)
-    own = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    cwd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        # setns below wants a thread that shares its root with nobody: unshare sees to that too.
-        syscalls.unshare(syscalls.CLONE_NEWNS)
-        try:
-            syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE, "")
-            syscalls.mount(source, PLACE, "overlay", 0, data)
-            return syscalls.open_tree(syscalls.AT_FDCWD, PLACE, syscalls.OPEN_TREE_CLONE)
-        finally:
-            syscalls.setns(own, syscalls.CLONE_NEWNS)
-            os.fchdir(cwd)
-    finally:
-        os.close(own)
-        os.close(cwd)
+    with namespaces.private_mounts():
+        syscalls.mount(source, PLACE, "overlay", 0, data)
+        return syscalls.open_tree(syscalls.AT_FDCWD, PLACE, syscalls.OPEN_TREE_CLONE)

@@ -1,8 +1,8 @@
 """Library: the shim's container, run by the functions of runtime/.
 
-No program is executed on the way but the container's own. ``Creation`` runs in the shim's starter
-(starter.py), ``NativeContainer`` in the shim. The pid in ``Started`` is a child of the starter, and
-of the shim once that has ended, so that its end is seen by its pidfd.
+No program is executed on the way but the container's own. ``NativeContainer`` runs in the shim,
+and has a newborn become the container (newborn.py). Where that does not fit, ``Creation`` creates
+it in a starter (starter.py), whose child the pid in ``Started`` is until it ends: then the shim's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from runtime.state import State
 from shim import configuration
 from shim import request as requests
 from shim.container import Descriptors, Started, interface_counters, plug
-from shim.newborn import Newborn
+from shim.newborn import Made, Newborn
 from shim.protocol import Message
 from shim.starter import Starter, StarterDied
 
@@ -106,13 +106,16 @@ class NativeContainer:
             if not newborn.undone:
                 self._remove_remains()
             raise
-        self._pid, self._cgroup_path = newborn.pid, made.cgroup
+        self._adopt(newborn.pid, made)
+        self._pidfd = newborn.give_pidfd()
+        return Started(newborn.pid, os.dup(self._pidfd), made.console)
+
+    def _adopt(self, pid: int, made: Made) -> None:
+        self._pid, self._cgroup_path = pid, made.cgroup
         if made.poststop:
             self._spec = configuration.read(self._id, requests.creation(self._message))
         if made.oom is not None:
             self._oom_watch = OOMWatch(made.oom)
-        self._pidfd = newborn.give_pidfd()
-        return Started(self._pid, os.dup(self._pidfd), made.console)
 
     def _create_beside(self, starter: Starter, stdio: Descriptors | None) -> Started:
         try:
@@ -122,11 +125,8 @@ class NativeContainer:
             raise
         pidfd, console, oom = (fds.pop(0) if given else None for given in created["given"])
         assert pidfd is not None
-        self._pid, self._cgroup_path = int(created["pid"]), str(created["cgroup"])
-        if created["poststop"]:
-            self._spec = configuration.read(self._id, requests.creation(self._message))
-        if oom is not None:
-            self._oom_watch = OOMWatch(oom)
+        made = Made(str(created["cgroup"]), bool(created["poststop"]), oom, console)
+        self._adopt(int(created["pid"]), made)
         self._pidfd = os.dup(pidfd)
         return Started(self._pid, pidfd, console)
 

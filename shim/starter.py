@@ -2,8 +2,8 @@
 
 Creating a container runs through half of the interpreter's objects, and each page that holds one
 is then the process's own. So the shim has it done by a copy of itself, which ends as soon as the
-container's program runs; the shim, being a subreaper, gets the container as its child. The copy is
-forked before it is needed, while lifecycle prepares the start.
+container's program runs; the shim, being a subreaper, gets the container as its child. Only what a
+newborn cannot become (newborn.py) is created like this.
 
 ``Starter`` is the shim's side. The messages are those of shim/protocol.py, three questions (the
 request; create, with the descriptors for stdin, stdout and stderr; start) and their answers.
