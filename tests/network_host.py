@@ -18,7 +18,7 @@ from typing import Any
 
 from common import netlink, netns
 from common.netlink import Netlink
-from tests.engine import OwnEngine
+from tests.engine import OwnEngine, fresh_name
 from tests.polling import PATIENCE
 from tests.root.network_lab import Machine, cable, machine
 
@@ -36,6 +36,16 @@ class LabEngine(OwnEngine):
 
     def network(self, container: str, name: str) -> Any:
         return self.inspect(container)["NetworkSettings"]["Networks"][name]
+
+    @contextmanager
+    def made_network(self, *options: str) -> Iterator[str]:
+        """A network of its own; whoever is still on it at the end is removed with it."""
+        name = fresh_name()
+        self.docker("network", "create", *options, name)
+        yield name
+        for member in self.api("GET", f"/networks/{name}").json()["Containers"]:
+            self.api("DELETE", f"/containers/{member}?force=1")
+        self.docker("network", "rm", name)
 
     def is_up(self) -> bool:
         """Both of its processes answer."""

@@ -98,6 +98,15 @@ def own_engine(engine: Engine) -> OwnEngine:
     return engine
 
 
+@pytest.fixture(scope="module")
+def mortal(make_engine: Callable[..., OwnEngine]) -> Iterator[OwnEngine]:
+    """An engine that may be killed, the module's own; gone when the module is done."""
+    engine = make_engine()
+    engine.load_busybox()
+    yield engine
+    engine.destroy()
+
+
 @pytest.fixture
 def name(engine: Engine) -> Iterator[str]:
     """A name for the test's one container, which is removed afterwards if it exists."""

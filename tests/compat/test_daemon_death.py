@@ -24,14 +24,6 @@ COUNTER = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done"
 KILLS = ["api", "lifecycle", "zygote", "daemons"]
 
 
-@pytest.fixture(scope="module")
-def mortal(make_engine: Callable[..., OwnEngine]) -> Iterator[OwnEngine]:
-    engine = make_engine()
-    engine.load_busybox()
-    yield engine
-    engine.destroy()
-
-
 @pytest.fixture
 def box(mortal: OwnEngine) -> Iterator[Callable[..., str]]:
     """Starts containers on the mortal engine; starts the engine again if it is down at the end."""

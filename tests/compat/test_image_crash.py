@@ -13,7 +13,7 @@ import stat
 import subprocess
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,14 +26,6 @@ from tests.registry import Registry
 KILLS = int(os.environ.get("LONGSHORE_KILLS", "3"))
 FILES = 300
 LONGEST_SECONDS = 0.5
-
-
-@pytest.fixture(scope="module")
-def crashing(make_engine: Callable[..., OwnEngine]) -> Iterator[OwnEngine]:
-    engine = make_engine()
-    engine.load_busybox()
-    yield engine
-    engine.destroy()
 
 
 def layers(generator: random.Random) -> list[bytes]:
@@ -144,35 +136,35 @@ class Lab:
 
 
 @pytest.fixture
-def lab(crashing: OwnEngine, registry: Registry, tmp_path: Path) -> Iterator[Lab]:
-    lab = Lab(crashing, registry, tmp_path)
+def lab(mortal: OwnEngine, registry: Registry, tmp_path: Path) -> Iterator[Lab]:
+    lab = Lab(mortal, registry, tmp_path)
     yield lab
     lab.clean()
-    crashing.docker("rm", "-f", lab.container)
+    mortal.docker("rm", "-f", lab.container)
 
 
 @pytest.mark.timeout(60 + 30 * KILLS)
 def test_kill_at_random_moments(engine: Engine, lab: Lab) -> None:
-    crashing = lab.engine
+    mortal = lab.engine
     seed = random.randrange(1 << 32)
     generator = random.Random(seed)
-    empty = store_files(crashing.data_root)
+    empty = store_files(mortal.data_root)
     for command in lab.commands[:3]:
-        crashing.docker(*command)
-    good = trees(crashing.data_root)
+        mortal.docker(*command)
+    good = trees(mortal.data_root)
     assert len(good) == 1 + 3 + 3 + 1
     for number in range(KILLS):
         command = generator.choice(lab.commands)
-        client = crashing.spawn(*command)
+        client = mortal.spawn(*command)
         time.sleep(generator.uniform(0, LONGEST_SECONDS))  # the moment is what is tried
-        crashing.kill_lifecycle()
+        mortal.kill_lifecycle()
         client.communicate(timeout=30)
         lab.wait()
         try:
             lab.check(good)
-            crashing.docker(*command, check=command[0] != "rmi")
+            mortal.docker(*command, check=command[0] != "rmi")
             lab.check(good)
         except AssertionError as error:
             raise AssertionError(f"seed {seed}, kill {number}, {command}: {error}") from None
     lab.clean()
-    assert store_files(crashing.data_root) == empty, f"seed {seed}"
+    assert store_files(mortal.data_root) == empty, f"seed {seed}"

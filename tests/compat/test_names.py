@@ -37,12 +37,8 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabEngine]:
 
 @pytest.fixture
 def net(engine: LabEngine) -> Iterator[str]:
-    name = fresh_name()
-    engine.docker("network", "create", name)
-    yield name
-    for member in engine.api("GET", f"/networks/{name}").json()["Containers"]:
-        engine.api("DELETE", f"/containers/{member}?force=1")
-    engine.docker("network", "rm", name)
+    with engine.made_network() as name:
+        yield name
 
 
 @pytest.fixture

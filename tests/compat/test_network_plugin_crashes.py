@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -30,15 +30,6 @@ def network(own_engine: OwnEngine, plugin: PluginProcess) -> Iterator[str]:
     create(own_engine, plugin, name)
     yield name
     own_engine.api("DELETE", f"/networks/{name}")
-
-
-@pytest.fixture(scope="module")
-def mortal(make_engine: Callable[..., OwnEngine]) -> Iterator[OwnEngine]:
-    """An engine that may be killed."""
-    engine = make_engine()
-    engine.load_busybox()
-    yield engine
-    engine.destroy()
 
 
 def create(engine: OwnEngine, plugin: PluginProcess, name: str) -> None:

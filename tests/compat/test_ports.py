@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import pytest
 
 from common import netns
-from tests.engine import BUSYBOX, fresh_name
+from tests.engine import BUSYBOX
 from tests.network_host import HOST, HOST6, PEER, PEER6, LabEngine, lab
 from tests.probes import requires
 
@@ -36,12 +36,8 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabEngine]:
 
 @pytest.fixture
 def net(engine: LabEngine) -> Iterator[str]:
-    name = fresh_name()
-    engine.docker("network", "create", "--ipv6", name)
-    yield name
-    for member in engine.api("GET", f"/networks/{name}").json()["Containers"]:
-        engine.api("DELETE", f"/containers/{member}?force=1")
-    engine.docker("network", "rm", name)
+    with engine.made_network("--ipv6") as name:
+        yield name
 
 
 def family_of(address: str) -> socket.AddressFamily:
