@@ -21,7 +21,7 @@ def sh(engine: Engine, options: str, script: str) -> str:
 INSIDE = [
     ("--hostname box --domainname dom", "hostname; cat /proc/sys/kernel/domainname", "box\ndom\n"),
     ("--add-host a:1.2.3.4", "grep ^1.2.3.4 /etc/hosts", "1.2.3.4\ta\n"),
-    ("--add-host b:host-gateway", "grep b$ /etc/hosts", r"\d+\.\d+\.\d+\.\d+\tb\n"),
+    ("--add-host gate:host-gateway", "grep gate /etc/hosts", r"\d+\.\d+\.\d+\.\d+\tgate\n"),
     ("--group-add 10 --group-add 4242", "id -G", "0 10 4242\n"),
     ("-u 1000:1001 --group-add 7", "id -u; id -g; id -G", "1000\n1001\n1001 7\n"),
     ("--userns host", "cat /proc/self/uid_map", r" +0 +0 +4294967295\n"),

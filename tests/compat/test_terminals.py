@@ -39,7 +39,8 @@ def test_interrupt_key(engine: Engine, own_engine: OwnEngine) -> None:
     # signal, and pass that on to its containers.
     with engine.terminal("run", "--rm", "-it", BUSYBOX, "sh") as terminal:
         terminal.expect(PROMPT)
-        script = 'trap "echo got $((1+1)); exit 1" INT; echo up $((1+1)); sleep 1000; :'
+        # A signal that comes before the shell forks its command waits for the command's end.
+        script = 'trap "echo got $((1+1)); exit 1" INT; echo up $((1+1)); while :; do :; done'
         terminal.send(f"sh -c '{script}'\r")
         terminal.expect("up 2\r\n")
         terminal.send("\x03")
