@@ -227,8 +227,10 @@ class Shim:
 
     def _report_exit(self, code: int) -> None:
         self._count_oom_kills()
-        # The log is whole before anybody can know that the container is gone.
+        # The log is whole, and the ports are free, before anybody can know that the container is
+        # gone.
         self.streams.close()
+        self.ports.close()
         record = ExitRecord(code, self._oom_kills > 0, self._exited_at)
         try:
             record.write(str(self.directory))
@@ -248,7 +250,6 @@ class Shim:
 
     def _clean_up(self) -> None:
         assert self.container is not None
-        self.ports.close()
         self.resolver.close()
         if self._oom_fd >= 0:
             self.loop.remove(self._oom_fd)
