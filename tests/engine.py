@@ -175,8 +175,9 @@ class OwnEngine(Engine):
         number = next(_numbers)
         self.base = scratch / f"engine{number}"
         self.data_root = self.base / "data"
-        self.exec_root = Path(f"/run/longshore-test-{os.getpid()}-{number}")
-        self.bridge = f"{census.TEST_BRIDGE}{number}"
+        # None is the beginning of another's: processes and rules are found by these names.
+        self.exec_root = Path(f"/run/longshore-test-{os.getpid()}-{number:03}")
+        self.bridge = f"{census.TEST_BRIDGE}{number:03}"
         self.bip = f"10.{200 + os.getpid() % 50}.{number}.1/24"
         self.log = self.base / "engine.log"
         self.config = self.base / "daemon.json"
@@ -262,16 +263,24 @@ class OwnEngine(Engine):
         )
 
     def _one(self, matches: Any, what: str) -> int:
-        def look() -> list[int]:
-            return [
+        """Waits while there are two: a child that has just been forked has its parent's title."""
+        found: list[int] = []
+
+        def is_alone() -> bool:
+            found[:] = [
                 process.pid
                 for process in census.processes()
                 if matches(process.title)
                 and (str(self.exec_root) in process.title or process.parent in self._daemons())
             ]
+            return len(found) == 1
 
-        found = polling.until(look, f"a process {what} of {self.exec_root}", timeout=20)
-        assert len(found) == 1, f"more than one {what}: {found}"
+        polling.until(
+            is_alone,
+            f"one process {what} of {self.exec_root}",
+            timeout=20,
+            explain=lambda: f"there are {found}",
+        )
         return found[0]
 
     def _daemons(self) -> set[int]:
