@@ -91,6 +91,7 @@ def _add_ipv6(name: str, address: str, gateway: str = "") -> None:
 
 
 A, PTR, AAAA = 1, 12, 28
+LOOKUP_SECONDS = 10.0  # the resolver gives up after four
 
 
 def lookup(name: str, kind: int = A, *, tcp: bool = False) -> tuple[int, list[str]]:
@@ -99,7 +100,7 @@ def lookup(name: str, kind: int = A, *, tcp: bool = False) -> tuple[int, list[st
     query = struct.pack(">HHHHHH", 7, 0x0100, 1, 0, 0, 0) + labels + b"\0"
     query += struct.pack(">HH", kind, 1)
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM) as client:
-        client.settimeout(5 * PATIENCE)
+        client.settimeout(LOOKUP_SECONDS * PATIENCE)
         client.connect(("127.0.0.11", 53))
         if tcp:
             client.sendall(struct.pack(">H", len(query)) + query)

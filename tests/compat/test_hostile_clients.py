@@ -56,7 +56,8 @@ def test_ambiguous_requests_are_refused(own_engine: OwnEngine, kind: str) -> Non
 
 def test_large_and_deep_bodies(own_engine: OwnEngine) -> None:
     json = {"Content-Type": "application/json"}
-    big = b'{"Image": "' + b"a" * (20 << 20) + b'"}'
+    # Not much more than the limit: the engine reads it all, so that sending it cannot fail.
+    big = b'{"Image": "' + b"a" * (16 << 20) + b'"}'
     assert own_engine.api("POST", "/containers/create", big, json).status == 413
     assert own_engine.api("POST", "/containers/create", b"[" * 200_000, json).status == 400
 

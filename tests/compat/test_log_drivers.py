@@ -180,19 +180,20 @@ def test_fluentd(engine: Engine, name: str, servers: dict[str, Server]) -> None:
 
 
 def test_server_that_is_not_there(engine: Engine, name: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        address = "{}:{}".format(*unused.getsockname())
-    for driver, option, text in (
-        ("fluentd", f"fluentd-address={address}", "connect: connection refused"),
-        ("gelf", f"gelf-address=tcp://{address}", "gelf: cannot connect to GELF endpoint"),
-        ("syslog", f"syslog-address=tcp://{address}", "connect: connection refused"),
-    ):
-        done = engine.docker(
-            *("run", "--rm", "--log-driver", driver, "--log-opt", option, BUSYBOX, "true"),
-            check=False,
-        )
-        assert "failed to initialize logging driver" in done.stderr
-        assert text in done.stderr
+    with socket.socket() as silent:  # has the port, and does not listen
+        silent.bind(("127.0.0.1", 0))
+        address = "{}:{}".format(*silent.getsockname())
+        for driver, option, text in (
+            ("fluentd", f"fluentd-address={address}", "connect: connection refused"),
+            ("gelf", f"gelf-address=tcp://{address}", "gelf: cannot connect to GELF endpoint"),
+            ("syslog", f"syslog-address=tcp://{address}", "connect: connection refused"),
+        ):
+            done = engine.docker(
+                *("run", "--rm", "--log-driver", driver, "--log-opt", option, BUSYBOX, "true"),
+                check=False,
+            )
+            assert "failed to initialize logging driver" in done.stderr
+            assert text in done.stderr
 
 
 def test_a_server_that_hangs_stops_no_container(engine: Engine, name: str) -> None:

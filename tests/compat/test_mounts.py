@@ -123,7 +123,7 @@ def test_link_in_the_image_does_not_lead_out(engine: Engine, name: str, folder: 
 
 def test_volumes_from(engine: Engine, volume: str, running: Runner) -> None:
     other = running("-v", f"{volume}:/data", BUSYBOX, "sh", "-c", "echo x > /data/f; sleep 100")
-    engine.docker("exec", other, "sh", "-c", "until [ -e /data/f ]; do :; done")
+    engine.docker("exec", other, "sh", "-c", "until [ -s /data/f ]; do :; done")
     assert run(engine, "--volumes-from", other, BUSYBOX, "cat", "/data/f") == "x\n"
 
 

@@ -44,7 +44,9 @@ def net(engine: LabEngine) -> Iterator[str]:
 @pytest.fixture
 def sleeper(engine: LabEngine, net: str, running: Runner) -> Runner:
     def start(*arguments: str) -> str:
-        return running("--network", net, *arguments, BUSYBOX, "sleep", "100")
+        # What is nobody's name is refused at once: the host's own server may be out of reach.
+        servers = () if "--dns" in arguments else ("--dns", PEER)
+        return running("--network", net, *servers, *arguments, BUSYBOX, "sleep", "100")
 
     return start
 

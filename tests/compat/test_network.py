@@ -179,7 +179,7 @@ def test_udp_port(engine: Engine, own_engine: OwnEngine, running: Runner) -> Non
     ):
         assert server.stdout
         assert server.stdout.readline() == b"ready\n"
-        client.settimeout(5)
+        client.settimeout(20)
         client.connect(("127.0.0.1", port))
         try:
             for word in (b"one", b"two"):
