@@ -439,6 +439,7 @@ def jobs(own_engine: OwnEngine) -> Iterator[Callable[[], list[int]]]:
                 pids.append(int(path.parent.name))
         return pids
 
+    polling.until(lambda: not look(), "an earlier test's jobs to end")
     yield look
     polling.until(lambda: not look(), "the jobs to end")
 
@@ -455,6 +456,12 @@ def open_upload(engine: Engine, container: str) -> socket.socket:
     )
     client.sendall(head.encode() + entry.tobuf() + bytes(4096))
     return client
+
+
+def wait_entered(pid: int) -> None:
+    """Until a job is where it works; that it gives up new privileges is the last step."""
+    status = Path(f"/proc/{pid}/status")
+    polling.until(lambda: "NoNewPrivs:\t1" in status.read_text(), "the job to have entered")
 
 
 def test_a_client_that_leaves_ends_its_job(
@@ -480,12 +487,20 @@ def test_a_reader_that_stalls_holds_nothing_up(
         own_engine.docker("rm", name)
 
 
-def test_no_mount_of_a_job_shows_on_the_host(own_engine: OwnEngine, stopped: str) -> None:
-    before = Path("/proc/self/mountinfo").read_text()
+def test_no_mount_of_a_job_shows_on_the_host(
+    own_engine: OwnEngine, stopped: str, jobs: Callable[[], list[int]]
+) -> None:
+    def mounts() -> list[str]:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        roots = (str(own_engine.data_root), str(own_engine.exec_root))
+        return [line for line in lines if any(root in line for root in roots)]
+
+    before = mounts()
     with open_upload(own_engine, stopped):
-        assert str(own_engine.data_root) not in Path("/proc/self/mountinfo").read_text()
+        wait_entered(polling.until(jobs, "a job")[0])
+        assert mounts() == before
     assert put(own_engine, stopped, "/tmp", ONE).status == 200
-    assert Path("/proc/self/mountinfo").read_text() == before
+    assert mounts() == before
     assert stat.S_ISDIR(os.stat(own_engine.exec_root / "shims").st_mode)
 
 
@@ -494,12 +509,8 @@ def test_jobs_run_sealed_and_with_few_capabilities(
 ) -> None:
     with open_upload(own_engine, stopped):
         pid = polling.until(jobs, "a job")[0]
-
-        def entered() -> str:
-            status = Path(f"/proc/{pid}/status").read_text()
-            return status if "NoNewPrivs:\t1" in status else ""
-
-        status = polling.until(entered, "the job to have entered")
+        wait_entered(pid)
+        status = Path(f"/proc/{pid}/status").read_text()
         fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
         # CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, MKNOD, SETFCAP
         assert int(fields["CapEff"], 16) == 0x8800001F

@@ -101,6 +101,7 @@ def test_stop_start_restart_pause_kill(engine: Engine, compose: Stack) -> None:
     stack("unpause", "app")
     stack("restart", "-t", "5", "app")
     assert stack.inspect("app")["State"]["Status"] == "running"
+    polling.until(lambda: stack.logs("app").count("ready") == 2, "the trap of the second run")
     stack("stop", "app")
     assert stack.inspect("app")["State"]["ExitCode"] == 0
     assert stack.services() == ["other"]

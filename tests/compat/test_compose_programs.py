@@ -14,7 +14,7 @@ import pytest
 
 from tests import polling
 from tests.archives import CHECKOUT, busybox_layer, docker_archive
-from tests.compat.test_compose_stacks import get
+from tests.compat.test_compose_stacks import answer
 from tests.compose import Compose
 from tests.engine import Engine
 
@@ -59,7 +59,7 @@ def test_shop(compose: Callable[[str], Compose]) -> None:
         address = stack("port", "web", "80").stdout
 
         def match() -> re.Match[str] | None:  # None while a server has only been started
-            return re.fullmatch(r"(\w+): visit (\d+), (\d+) goods\n", get(address, "/"))
+            return re.fullmatch(r"(\w+): visit (\d+), (\d+) goods\n", answer(address, "/"))
 
         found = polling.until(match, "a complete page")
         assert found
@@ -73,7 +73,8 @@ def test_shop(compose: Callable[[str], Compose]) -> None:
 
     stack("up", "-d", "--scale", "app=2", "--no-recreate")
     first = page()[0]
-    polling.until(lambda: page()[0] != first, "the other one to be asked")
+    # Chosen at random each time.
+    polling.until(lambda: page()[0] != first, "the other one to be asked", timeout=60)
     visits = page()[1]
 
     stack("restart", "cache")

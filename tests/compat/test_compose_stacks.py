@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 from collections.abc import Callable
+from contextlib import suppress
 
 from tests import polling
 from tests.compose import Compose
@@ -23,20 +24,30 @@ def get(address: str, path: str) -> str:
         connection.close()
 
 
+def answer(address: str, path: str) -> str:
+    """Nothing while the server has only been started."""
+    with suppress(OSError, http.client.HTTPException):
+        return get(address, path)
+    return ""
+
+
 def test_web_store_and_volume(own_engine: OwnEngine, compose: Stack) -> None:
     """The web server finds the store by name; the data outlives the containers."""
     stack = compose("notes")
     stack("up", "-d", "--wait")
     assert stack.inspect("store")["State"]["Health"]["Status"] == "healthy"
     address = stack("port", "web", "80").stdout
-    assert get(address, "/cgi-bin/note") == "first note\n"
+    note = polling.until(lambda: answer(address, "/cgi-bin/note"), "the web server")
+    assert note == "first note\n"
     stack.sh("store", "echo second note > /data/note")
     assert get(address, "/cgi-bin/note") == "second note\n"
 
     stack("down", "-t", "0")
     assert stack.services("-a") == []
     stack("up", "-d", "--wait")
-    assert get(stack("port", "web", "80").stdout, "/cgi-bin/note") == "second note\n"
+    address = stack("port", "web", "80").stdout
+    note = polling.until(lambda: answer(address, "/cgi-bin/note"), "the web server")
+    assert note == "second note\n"
 
     stack("down", "-t", "0", "-v")
     volume = f"{stack.project}_data"
@@ -80,7 +91,7 @@ def test_scale(engine: Engine, compose: Stack) -> None:
 def test_networks_and_aliases(compose: Stack) -> None:
     stack = compose("networks")
     stack("up", "-d")
-    stack.sh("app", "until [ -e /www/index.html ]; do :; done")
+    stack.sh("app", "until wget -qO- http://127.0.0.1/ 2>/dev/null; do sleep 0.05; done")
     for name in ("app", "api", "api.internal", f"{stack.project}-app-1"):
         assert stack.sh("proxy", f"wget -qO- http://{name}/") == "from the app\n"
     assert "10.123.45.10" in stack.sh("proxy", "ip -4 addr")
@@ -112,7 +123,7 @@ def test_job_before_the_service(own_engine: OwnEngine, compose: Stack) -> None:
     stack("up", "-d")
     assert stack.services() == ["app"]
     assert stack.services("-a") == ["app", "migrate"]
-    assert "migrated" in stack.logs("app")
+    polling.until(lambda: "migrated" in stack.logs("app"), "the job's result in the log")
     labels = own_engine.api("GET", f"/volumes/{stack.project}_data").json()["Labels"]
     assert labels["purpose"] == "schema"
 
@@ -135,7 +146,7 @@ def test_restart_policies(engine: Engine, compose: Stack) -> None:
 
     polling.until(lambda: state("limited") == ("exited", 3, 2), "two restarts and no more")
     polling.until(lambda: state("forever")[2] >= 3, "three restarts")
-    assert state("once") == ("exited", 7, 0)
+    polling.until(lambda: state("once") == ("exited", 7, 0), "the end of what starts once")
     assert stack.logs("limited").count("try") == 3
     stack("stop", "forever")
     assert state("forever")[0] == "exited"

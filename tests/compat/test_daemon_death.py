@@ -132,7 +132,7 @@ def test_ports_answer_all_the_time(mortal: OwnEngine, box: Callable[..., str]) -
     port = int(mortal.inspect(name)["NetworkSettings"]["Ports"]["80/tcp"][0]["HostPort"])
 
     def page() -> bytes:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
         try:
             connection.request("GET", "/index.html")
             return connection.getresponse().read()
@@ -231,7 +231,7 @@ def test_load_killed_in_the_middle(mortal: OwnEngine) -> None:
     mortal.start()
     assert mortal.api("GET", f"/images/{tag}/json").status == 404
     again = subprocess.run(
-        [mortal.cli, "load"], input=archive, env=mortal.env, capture_output=True, timeout=30
+        [mortal.cli, "load"], input=archive, env=mortal.env, capture_output=True, timeout=50
     )
     assert tag in again.stdout.decode(), again.stderr
     mortal.docker("rmi", tag)

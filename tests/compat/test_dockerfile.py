@@ -68,5 +68,5 @@ def test_engine_in_a_container(engine: Engine, image: str, name: str, tmp_path: 
         inner.docker("rm", "-f", "box")
     finally:
         inner.close()
-    engine.docker("stop", name)
+    engine.docker("stop", "-t", "100", name, timeout=110)
     assert engine.inspect(name)["State"]["ExitCode"] == 0

@@ -126,7 +126,13 @@ def test_cgroup_parent(engine: Engine, running: Callable[..., str]) -> None:
     engine.docker("rm", "-f", container)
     # Docker too leaves what it was told to use.
     roots = Path("/sys/fs/cgroup")
-    for parent in (*roots.glob("t-longshore"), *roots.glob("*/t-longshore")):
+    parents = (*roots.glob("t-longshore"), *roots.glob("*/t-longshore"))
+    # The shim removes the container's own after the client has its answer.
+    polling.until(
+        lambda: not any((parent / state["Id"]).exists() for parent in parents),
+        "the end of the container's cgroups",
+    )
+    for parent in parents:
         with suppress(FileNotFoundError):  # two controllers may be one directory
             parent.rmdir()
 
