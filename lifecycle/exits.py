@@ -152,8 +152,13 @@ def restart_later(engine: Engine, container: Container) -> None:
     )
 
 
+def next_delay(delay: float) -> float:
+    """How long to wait after a wait of ``delay``; 0: there was none."""
+    return min(delay * 2 or FIRST_DELAY, LONGEST_DELAY)
+
+
 async def _restart_later(engine: Engine, container: Container) -> None:
-    container.restart_delay = min(container.restart_delay * 2 or FIRST_DELAY, LONGEST_DELAY)
+    container.restart_delay = next_delay(container.restart_delay)
     await asyncio.sleep(container.restart_delay)
     async with container.lock:
         container.restart_task = None

