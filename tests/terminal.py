@@ -14,6 +14,8 @@ import termios
 import time
 from collections.abc import Mapping, Sequence
 
+from tests.polling import PATIENCE
+
 
 class Terminal:
     def __init__(
@@ -45,18 +47,26 @@ class Terminal:
     def send(self, text: str) -> None:
         os.write(self.master, text.encode())
 
-    def expect(self, pattern: str, timeout: float = 10.0) -> re.Match[str]:
+    def expect(self, pattern: str, timeout: float = 20.0) -> re.Match[str]:
         """The first match in what came after the last match."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout * PATIENCE
         while not (match := re.compile(pattern).search(self.output, self._seen)):
             if not self._read(deadline - time.monotonic()):
                 raise AssertionError(f"no {pattern!r} in {self.output[self._seen :]!r}")
         self._seen = match.end()
         return match
 
-    def wait(self, timeout: float = 10.0) -> int:
+    def shows(self, pattern: str) -> bool:
+        """Whether what ``expect`` looks for is there, or comes in a moment."""
+        try:
+            self.expect(pattern, timeout=0.1)
+        except AssertionError:
+            return False
+        return True
+
+    def wait(self, timeout: float = 20.0) -> int:
         """Exit code, after reading all output."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout * PATIENCE
         while self._read(deadline - time.monotonic()):
             pass
         return self.process.wait(max(0.1, deadline - time.monotonic()))

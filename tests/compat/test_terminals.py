@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests import polling
 from tests.engine import BUSYBOX, Engine, OwnEngine
 
 # The shell prints the prompt itself, so what it answers is told from the typed line by $((...)).
@@ -27,9 +28,14 @@ def test_size_is_set_and_follows(engine: Engine) -> None:
         # The client sends the size right after the start; the first answers may be older.
         terminal.send("until [ \"$(stty size)\" = '24 80' ]; do :; done; echo now $((20 + 4))\r")
         terminal.expect("now 24")
-        terminal.resize(30, 100)
         terminal.send("until [ \"$(stty size)\" = '30 100' ]; do :; done; echo now $((20 + 10))\r")
-        terminal.expect("now 30")
+
+        def followed() -> bool:
+            # The client listens for the signal only when its first size was answered.
+            terminal.resize(30, 100)
+            return terminal.shows("now 30")
+
+        polling.until(followed, "the new size")
         terminal.send("exit\r")
         assert terminal.wait() == 0
 
