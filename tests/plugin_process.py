@@ -44,7 +44,8 @@ class PluginProcess:
     def all_calls(self) -> list[tuple[str, Any]]:
         """But for activation, for which any engine on the machine may ask at any time."""
         file = self.root / "calls"
-        lines = file.read_text().splitlines() if file.exists() else []
+        # What follows the last line's end is a line that is just being written.
+        lines = file.read_text().split("\n")[:-1] if file.exists() else []
         found = [(name, body) for name, body in map(json.loads, lines)]
         return [call for call in found if call[0] != "Plugin.Activate"]
 

@@ -57,7 +57,7 @@ def test_dead_plugin_keeps_nobody(
     engine.docker("stop", "-t", "0", one)
     engine.docker("rm", one)
     engine.docker("network", "rm", network)
-    assert time.monotonic() - started < 10, "Docker waits 15 s for each call"
+    assert time.monotonic() - started < 15, "Docker waits that long for each call"
     assert plugin.held() != NOTHING
     plugin.restart()
     polling.until(lambda: plugin.held() == NOTHING, "the plugin to be told", timeout=20)
@@ -163,10 +163,10 @@ def test_container_outlives_the_engine(mortal: OwnEngine, plugin: PluginProcess)
     before = plugin.held()
     engine.kill_daemons()
     engine.start()
-    engine.docker("exec", two, "ping", "-c", "1", "-W", "3", one)
+    engine.docker("exec", two, "ping", "-c", "1", "-W", "10", one)
     assert plugin.held() == before
     three = run(engine, name)
-    engine.docker("exec", three, "ping", "-c", "1", "-W", "3", one)
+    engine.docker("exec", three, "ping", "-c", "1", "-W", "10", one)
     found = engine.inspect(three)["NetworkSettings"]["Networks"][name]["IPAddress"]
     assert found == f"{SUBNET}.103"
     engine.docker("rm", "-f", one, two, three)
@@ -189,7 +189,7 @@ def test_hanging_plugin_does_not_keep_the_engine_from_starting(
         engine.docker("run", "--rm", BUSYBOX, "true")
         assert not engine.inspect(one)["State"]["Pid"]
     polling.until(lambda: engine.inspect(one)["State"]["Pid"], "its start", timeout=20)
-    engine.docker("exec", one, "ping", "-c", "1", "-W", "3", f"{SUBNET}.100")
+    engine.docker("exec", one, "ping", "-c", "1", "-W", "10", f"{SUBNET}.100")
     assert len(plugin.held()["endpoints"]) == len(before["endpoints"])
     engine.docker("rm", "-f", one)
     engine.docker("network", "rm", name)

@@ -96,10 +96,10 @@ def test_two_containers(
     assert f"default via {SUBNET}.100 dev plug0" in routes
     assert "10.214.0.0/16 dev plug0" in routes
 
-    engine.docker("exec", two, "ping", "-c", "1", "-W", "3", "friend")
-    engine.docker("exec", "-d", one, "sh", "-c", "echo hello | nc -l -p 99")
+    engine.docker("exec", two, "ping", "-c", "1", "-W", "10", "friend")
+    engine.docker("exec", "-d", one, "nc", "-ll", "-p", "99", "-e", "echo", "hello")
     said = polling.until(
-        lambda: engine.docker("exec", two, "nc", "-w", "2", one, "99", check=False).stdout, "nc"
+        lambda: engine.docker("exec", two, "nc", "-w", "10", one, "99", check=False).stdout, "nc"
     )
     assert said == "hello\n"
     engine.docker("rm", "-f", one, two)
@@ -193,8 +193,8 @@ def test_connect_and_disconnect_while_running(
     one, two = containers("bridge"), containers(name)
     engine.docker("network", "connect", name, one)
     addresses = engine.inspect(two)["NetworkSettings"]["Networks"][name]["IPAddress"]
-    engine.docker("exec", one, "ping", "-c", "1", "-W", "3", addresses)
-    engine.docker("exec", two, "ping", "-c", "1", "-W", "3", one)
+    engine.docker("exec", one, "ping", "-c", "1", "-W", "10", addresses)
+    engine.docker("exec", two, "ping", "-c", "1", "-W", "10", one)
     engine.docker("network", "disconnect", name, one)
     assert name not in engine.inspect(one)["NetworkSettings"]["Networks"]
     assert "plug0" not in engine.docker("exec", one, "ip", "link").stdout
@@ -202,7 +202,7 @@ def test_connect_and_disconnect_while_running(
     assert len(plugin.held()["endpoints"]) == 1
 
     engine.docker("restart", "-t", "0", two)
-    engine.docker("exec", two, "ping", "-c", "1", "-W", "3", f"{SUBNET}.1")
+    engine.docker("exec", two, "ping", "-c", "1", "-W", "10", f"{SUBNET}.1")
     engine.docker("stop", "-t", "0", two)
     assert plugin.held()["endpoints"] == {}
     assert (len(plugin.held()["networks"]), plugin.held()["joined"]) == (1, {})
@@ -264,7 +264,7 @@ def test_way_out_where_the_driver_gives_none(
         settings = engine.inspect(one)["NetworkSettings"]
         assert list(settings["Networks"]) == [name]
         port = int(settings["Ports"]["80/tcp"][0]["HostPort"])
-        engine.docker("exec", "-d", one, "sh", "-c", "echo out | nc -l -p 80")
+        engine.docker("exec", "-d", one, "nc", "-ll", "-p", "80", "-e", "echo", "out")
         said = polling.until(lambda: receive(port), "the published port")
         assert said == b"out\n"
         plugin.unsay()
@@ -297,8 +297,8 @@ def test_bridge_with_a_plugins_addresses(
         assert plugin.held()["pools"][f"id-{SUBNET}.0/24"]["taken"] == [
             f"{SUBNET}.{last}" for last in (100, 4, 101, 50)
         ]
-        engine.docker("exec", one, "ping", "-c", "1", "-W", "3", two)
-        engine.docker("exec", one, "ping", "-c", "1", "-W", "3", f"{SUBNET}.100")
+        engine.docker("exec", one, "ping", "-c", "1", "-W", "10", two)
+        engine.docker("exec", one, "ping", "-c", "1", "-W", "10", f"{SUBNET}.100")
         engine.docker("rm", "-f", one, two)
     finally:
         engine.docker("network", "rm", name)

@@ -43,11 +43,12 @@ def network(engine: LabEngine) -> Iterator[Runner]:
         engine.docker("network", "rm", name)
 
 
-def fetch(at: Machine, address: str, port: int, *, seconds: float = 5.0) -> bytes:
+def fetch(at: Machine, address: str, port: int, *, seconds: float = 20.0) -> bytes:
     """The page as seen from a machine; empty if it cannot be had in time."""
 
     def attempt() -> bytes:
-        connection = http.client.HTTPConnection(address, port, timeout=0.3 * polling.PATIENCE)
+        timeout = min(2.0, seconds) * polling.PATIENCE
+        connection = http.client.HTTPConnection(address, port, timeout=timeout)
         try:
             with netns.entered(at.namespace):
                 connection.request("GET", "/index.html")
@@ -78,7 +79,7 @@ def gets_page(engine: LabEngine, container: str, address: str, port: int = 80) -
     def attempt() -> bool:
         return wget(engine, container, address, port) == "hello\n"
 
-    return polling.until(attempt, f"the page at {address}")
+    return polling.until(attempt, f"the page at {address}", timeout=20)
 
 
 def links(engine: LabEngine, container: str) -> list[str]:
@@ -228,7 +229,7 @@ def test_datagrams_keep_their_addresses(
     with server, client:
         server.bind(("::" if ":" in address else "0.0.0.0", 9000))
         for one in (server, client):
-            one.settimeout(5)
+            one.settimeout(20)
         client.sendto(b"ask", (address, port))
         data, seen = server.recvfrom(100)
         assert (data, seen[0]) == (b"ask", "fd99::2" if ":" in address else PEER)

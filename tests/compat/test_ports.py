@@ -63,7 +63,7 @@ def echo(engine: LabEngine, container: str, proto: str) -> Iterator[None]:
                     continue
                 connection, client = server.accept()
                 with connection:
-                    connection.settimeout(5)
+                    connection.settimeout(20)
                     connection.recv(100)
                     connection.sendall(client[0].encode())
             except TimeoutError:
@@ -87,7 +87,7 @@ def ask(namespace: int, proto: str, address: str, port: int) -> str:
     with netns.entered(namespace):
         client = socket.socket(family_of(address), kind, number)
     with client:
-        client.settimeout(2)
+        client.settimeout(20)  # what does not answer refuses
         try:
             # Connected, so that a datagram from another address than the one asked does not count.
             client.connect((address, port))
