@@ -58,7 +58,7 @@ def test_followed_log(own_engine: OwnEngine, name: str, vanishes: bool) -> None:
             if vanishes:
                 client.close()
             stdin.send(b"\n")
-            engine.wait_status(name, "exited", timeout=15)
+            engine.wait_status(name, "exited", timeout=40)
             assert engine.inspect(name)["State"]["ExitCode"] == 0
 
 

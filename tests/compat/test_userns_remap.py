@@ -300,6 +300,9 @@ def test_image_mount(remap: OwnEngine) -> None:
 def test_without_the_option_again(remap: OwnEngine, first_id: int, box: Callable[..., str]) -> None:
     """The option is the engine's at a start; what runs keeps its ids, and nothing is lost."""
     name = box(BUSYBOX, "sh", "-c", "touch /new; chown 12:13 /new; exec sleep 1000")
+    polling.until(
+        lambda: remap.docker("exec", name, "cat", "/proc/1/comm").stdout == "sleep\n", "its sleep"
+    )
     remap.stop()
     remap.flags = ()
     remap.start()
