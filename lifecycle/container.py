@@ -60,6 +60,7 @@ class Container:
     restart_delay: float = 0.0  # seconds, of the next automatic restart
     stopping: bool = False  # a client has asked this run to end: no automatic restart
     removing: bool = False  # a client has asked to remove it: no automatic removal
+    restarting: bool = False  # a client has asked for that: no automatic removal, either
 
     @property
     def id(self) -> str:

@@ -101,7 +101,8 @@ async def exited(engine: Engine, container: Container, record: dict[str, Any]) -
             if run_time >= STEADY_SECONDS:
                 container.restart_delay = 0.0
             restart_later(engine, container)
-        if container.record.host_config.auto_remove and not restart and not container.removing:
+        stays = restart or container.restarting or container.removing
+        if container.record.host_config.auto_remove and not stays:
             await remove_locked(engine, container, volumes=True)
         release(container.exit_waiters, outcome)
 

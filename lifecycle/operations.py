@@ -120,13 +120,12 @@ async def _signal(engine: Engine, container: Container, number: int) -> None:
 async def restart(
     engine: Engine, container: Container, *, timeout: int | None, signal: str = ""
 ) -> None:
-    auto_remove = container.record.host_config.auto_remove
-    container.record.host_config.auto_remove = False
+    container.restarting = True
     try:
         await stop(engine, container, timeout=timeout, signal=signal)
         await start(engine, container)
     finally:
-        container.record.host_config.auto_remove = auto_remove
+        container.restarting = False
     engine.publish(container, "restart")
 
 

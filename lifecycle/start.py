@@ -175,7 +175,7 @@ async def _start_failed(engine: Engine, container: Container, error: EngineError
     state.exit_code = state.exit_code if code == OTHER_FAILURE and state.exit_code else code
     engine.containers.save_state(container)
     # Who waits for the next exit waits on, as with Docker, whose client prints what it would get.
-    if container.record.host_config.auto_remove:
+    if container.record.host_config.auto_remove and not container.restarting:
         engine.on_start_failed(container)
     return translated
 
