@@ -13,6 +13,7 @@
   lifecycle.sock              gRPC
   streams.sock                bytes that a gRPC call names by a token
   lifecycle.pid
+  revisions                   numbers that tell of changes, see common/revisions.py
   names/<network id>/         what containers are called, see namefiles.py
   shims/<id>/                 bundle: config.json; shim.sock; exit
   runtime/<id>/state.json     the OCI runtime's own
@@ -63,6 +64,10 @@ class Paths:
     @property
     def lifecycle_pid(self) -> Path:
         return self.exec_root / "lifecycle.pid"
+
+    @property
+    def revisions(self) -> Path:
+        return self.exec_root / "revisions"
 
     @property
     def shims(self) -> Path:

@@ -122,7 +122,7 @@ async def serve(config: DaemonConfig, supervisor: Supervisor) -> int:
     # What is loaded now stays: the collector need not look at it again.
     gc.collect()
     gc.freeze()
-    supervising = asyncio.create_task(supervisor.run())
+    supervising = asyncio.create_task(supervisor.run(engine.inspections.forget))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait((supervising, stopping), return_when=asyncio.FIRST_COMPLETED)
     status = 0 if stopping.done() else 1

@@ -12,10 +12,9 @@ import asyncio
 import logging
 import posixpath
 from collections.abc import Iterable
-from typing import Any
+from http import HTTPStatus
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-import orjson
 from aiohttp import web
 
 from compat_api.client import Engine
@@ -23,8 +22,8 @@ from compat_api.connection import Connection
 from compat_api.errors import status_and_message
 from compat_api.origin import OriginCheck
 from compat_api.release import NEWEST, NEWEST_TEXT, OLDEST, OLDEST_TEXT
-from compat_api.request import COMMON_HEADERS, Request
-from compat_api.routes import Answer, Empty, Json, Route, Router
+from compat_api.request import COMMON_HEADERS, Request, encode
+from compat_api.routes import Answer, Empty, Encoded, Json, Route, Router
 from compat_api.versions import Version, changes_for, parse
 
 log = logging.getLogger("longshored")
@@ -169,23 +168,21 @@ def refuse_version(version: Version, text: str) -> web.Response | None:
 
 def respond(answer: Answer, request: Request) -> web.StreamResponse:
     if isinstance(answer, Json):
-        body = request.lower(answer.body) if request.changes else answer.body
-        return json_response(body, answer.status, COMMON_HEADERS)
+        return encoded_response(request.encode(answer.body), answer.status, COMMON_HEADERS)
+    if isinstance(answer, Encoded):
+        return encoded_response(answer.body, HTTPStatus.OK, COMMON_HEADERS)
     if isinstance(answer, Empty):
         return web.Response(status=answer.status, headers=COMMON_HEADERS)
     return answer
 
 
-def json_response(body: Any, status: int, headers: dict[str, str]) -> web.Response:
+def encoded_response(body: bytes, status: int, headers: dict[str, str]) -> web.Response:
     # Go's client compares the type with exactly this text: no charset.
-    return web.Response(
-        body=orjson.dumps(body, option=orjson.OPT_APPEND_NEWLINE),
-        status=status,
-        headers={**headers, "Content-Type": "application/json"},
-    )
+    headers = {**headers, "Content-Type": "application/json"}
+    return web.Response(body=body, status=status, headers=headers)
 
 
 def error_response(status: int, message: str, *, headers: dict[str, str]) -> web.Response:
     if status in NO_BODY:
         return web.Response(status=status, headers=headers)
-    return json_response({"message": message}, status, headers)
+    return encoded_response(encode({"message": message}), status, headers)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import grpc.aio
 
 from common.paths import Paths
+from compat_api.inspections import Inspections
 from lifecycle._pb import (
     containers_pb2_grpc,
     images_pb2_grpc,
@@ -42,6 +43,7 @@ class Engine:
 
     def __init__(self, paths: Paths) -> None:
         self.paths = paths
+        self.inspections = Inspections(paths.revisions)
         self.channel = grpc.aio.insecure_channel(
             f"unix:{paths.lifecycle_socket}", options=CHANNEL_OPTIONS
         )

@@ -13,7 +13,7 @@ from compat_api.container_create import create_request, parse_config, update_req
 from compat_api.container_json import inspect_body, list_body
 from compat_api.errors import prefixed
 from compat_api.request import Request
-from compat_api.routes import Answer, Empty, Json, Route
+from compat_api.routes import Answer, Empty, Encoded, Json, Route
 from lifecycle._pb import containers_pb2 as pb
 
 WAIT_CONDITIONS = frozenset(("not-running", "next-exit", "removed"))
@@ -49,10 +49,14 @@ async def list_containers(request: Request) -> Answer:
 
 
 async def inspect(request: Request) -> Answer:
-    container = await request.engine.containers.Get(
-        pb.ContainerRef(ref=request.name, size=request.flag("size"))
-    )
-    return Json(inspect_body(container))
+    kept, size = request.engine.inspections, request.flag("size")
+    encoded = None if size else kept.get(request.name, request.version)
+    if encoded is None:
+        asked = pb.ContainerRef(ref=request.name, size=size)
+        container = await request.engine.containers.Get(asked)
+        encoded = request.encode(inspect_body(container))
+        kept.keep(request.name, request.version, container, encoded)
+    return Encoded(encoded)
 
 
 async def start(request: Request) -> Answer:

@@ -35,6 +35,10 @@ MAX_JSON_BYTES = 16 << 20
 _FALSE = frozenset(("", "0", "no", "false", "none"))
 
 
+def encode(body: Any) -> bytes:
+    return orjson.dumps(body, option=orjson.OPT_APPEND_NEWLINE)
+
+
 class Request:
     """A request whose parameters and body mean what the newest version means by them."""
 
@@ -52,7 +56,7 @@ class Request:
     ) -> None:
         self.http = http
         self.engine = engine
-        self.version = version  # the client's; handlers have no use for it
+        self.version = version  # the client's
         self.name = name  # the template's variable
         self.query = query
         self.changes = changes
@@ -152,6 +156,9 @@ class Request:
         for change in reversed(self.changes):
             body = change.lower_body(body, self)
         return body
+
+    def encode(self, body: Any) -> bytes:
+        return encode(self.lower(body))
 
     def content_type(self, newest: str) -> str:
         for change in reversed(self.changes):

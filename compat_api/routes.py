@@ -27,13 +27,20 @@ class Json:
 
 
 @dataclass(frozen=True, slots=True)
+class Encoded:
+    """A handler's answer with a JSON body, in the client's form already (Request.encode)."""
+
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Empty:
     """A handler's answer without a body."""
 
     status: int = 204
 
 
-Answer = Json | Empty | web.StreamResponse
+Answer = Json | Encoded | Empty | web.StreamResponse
 Handler = Callable[[Request], Awaitable[Answer]]
 
 

@@ -15,7 +15,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from common.options import EngineOptions
 from common.paths import Paths
@@ -69,13 +69,14 @@ class Supervisor:
             os.close(reader)
             os.close(writer)
 
-    async def run(self) -> None:
+    async def run(self, on_death: Callable[[], None]) -> None:
         """Start it again whenever it dies; returns only when that is hopeless."""
         early_deaths = 0
         while True:
             await self._wait()
             assert self._process is not None
             status = self._process.wait()
+            on_death()
             if self._ending:
                 return
             early_deaths = 0 if self._served(self._process.pid) else early_deaths + 1

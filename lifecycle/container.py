@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from common.database import Database
 from common.errors import Conflict, InvalidArgument, NotFound
 from common.ids import FULL_ID, short
+from common.revisions import Row, Table
 from lifecycle import status
 from lifecycle._pb import containers_pb2 as pb
 
@@ -42,10 +43,28 @@ class Outcome:
     exit_code: int
 
 
+class RecordLock(asyncio.Lock):
+    """Whoever changes a record has it; what is told of the record meanwhile holds for no longer."""
+
+    def __init__(self, row: Row) -> None:
+        super().__init__()
+        self._row = row
+
+    async def acquire(self) -> Literal[True]:
+        await super().acquire()
+        self._row.record_changed()
+        return True
+
+    def release(self) -> None:
+        self._row.record_changed()
+        super().release()
+
+
 @dataclass(eq=False, slots=True)
 class Container:
     record: pb.Container
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    row: Row
+    lock: RecordLock = field(init=False)
     shim: Shim | None = None
     forking: asyncio.Future[Shim] | None = None  # the shim on its way
     # Set while the shim of a run that has ended still cleans up: its paths are not free before.
@@ -61,6 +80,9 @@ class Container:
     stopping: bool = False  # a client has asked this run to end: no automatic restart
     removing: bool = False  # a client has asked to remove it: no automatic removal
     restarting: bool = False  # a client has asked for that: no automatic removal, either
+
+    def __post_init__(self) -> None:
+        self.lock = RecordLock(self.row)
 
     @property
     def id(self) -> str:
@@ -83,6 +105,10 @@ class Container:
         self.exit_waiters.append(waiter)
         return waiter
 
+    def execs_changed(self) -> None:
+        exist = any(execution.exit_code is None for execution in self.execs.values())
+        self.row.execs_changed(exist=exist)
+
     def removal(self) -> asyncio.Future[Outcome]:
         waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.removal_waiters.append(waiter)
@@ -99,16 +125,17 @@ def release(waiters: list[asyncio.Future[Outcome]], outcome: Outcome) -> None:
 class ContainerTable:
     """Every container by id and name. The caller holds a container's lock to change its record."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, revisions: Table) -> None:
         database.migrate("containers", MIGRATIONS)
         self._database = database
+        self.revisions = revisions
         self._by_id: dict[str, Container] = {}
         self._by_name: dict[str, Container] = {}
         self._reserved: dict[str, str] = {}
         for record, state in database.connection.execute("SELECT record, state FROM containers"):
             message = pb.Container.FromString(record)
             message.state.CopyFrom(pb.State.FromString(state))
-            self._index(Container(message))
+            self._index(message)
 
     def __iter__(self) -> Iterator[Container]:
         return iter(list(self._by_id.values()))
@@ -151,18 +178,18 @@ class ContainerTable:
     def unreserve(self, name: str) -> None:
         self._reserved.pop(name, None)
 
-    def add(self, container: Container) -> None:
-        record, state = _split(container.record)
+    def add(self, record: pb.Container) -> Container:
+        rest, state = _split(record)
         with self._database.transaction() as connection:
             connection.execute(
-                "INSERT INTO containers VALUES (?, ?, ?, ?)",
-                (container.id, container.name, record, state),
+                "INSERT INTO containers VALUES (?, ?, ?, ?)", (record.id, record.name, rest, state)
             )
-        self.unreserve(container.name)
-        self._index(container)
+        self.unreserve(record.name)
+        return self._index(record)
 
     def save(self, container: Container) -> None:
         """Everything of the record."""
+        container.row.record_changed()
         record, state = _split(container.record)
         with self._database.transaction() as connection:
             connection.execute(
@@ -171,6 +198,7 @@ class ContainerTable:
             )
 
     def save_state(self, container: Container) -> None:
+        container.row.record_changed()
         with self._database.transaction() as connection:
             connection.execute(
                 "UPDATE containers SET state = ? WHERE id = ?",
@@ -201,10 +229,13 @@ class ContainerTable:
             connection.execute("DELETE FROM containers WHERE id = ?", (container.id,))
         del self._by_id[container.id]
         del self._by_name[container.name]
+        self.revisions.give_back(container.row)
 
-    def _index(self, container: Container) -> None:
+    def _index(self, record: pb.Container) -> Container:
+        container = Container(record, self.revisions.take())
         self._by_id[container.id] = container
         self._by_name[container.name] = container
+        return container
 
 
 def _split(record: pb.Container) -> tuple[bytes, bytes]:

@@ -31,7 +31,6 @@ from lifecycle import (
 )
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle._pb.networks_pb2 import EndpointSettings
-from lifecycle.container import Container
 from lifecycle.engine import Engine
 from lifecycle.image_defaults import merge_image
 from lifecycle.runtimes import BUILT_IN, find_runtime
@@ -87,8 +86,7 @@ async def create(engine: Engine, request: pb.CreateContainerRequest) -> pb.Creat
         undo.callback(shutil.rmtree, record.directory)
         await engine.images.prepare_container(container_id, image)
         await _fill_volumes(engine, record)
-        container = Container(record)
-        engine.containers.add(container)
+        container = engine.containers.add(record)
         undo.pop_all()
         engine.volumes.release(container_id)
     engine.publish(container, "create")

@@ -28,6 +28,7 @@ from common.database import Database
 from common.errors import InternalError, InvalidArgument
 from common.options import EngineOptions
 from common.paths import DEFAULT_DATA_ROOT, DEFAULT_EXEC_ROOT, Paths
+from common.revisions import Table
 from images.endpoints import RegistryOptions
 from images.service import ImageService
 from images.snapshots import OVERLAY
@@ -177,7 +178,7 @@ async def build(paths: Paths, options: EngineOptions, kernel: host.Host) -> Engi
     mapping = _remap(options)
     database = Database(paths.database)
     events = EventLog()
-    containers = ContainerTable(database)
+    containers = ContainerTable(database, Table(paths.revisions))
     plugins = Plugins()
     images = ImageService(
         paths.data_root,

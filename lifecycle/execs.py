@@ -46,6 +46,7 @@ class Exec:
         if self.exit_code is not None or not self.was_started:
             return
         self.running, self.exit_code = False, code
+        self.container.execs_changed()
         self.end.set()
         self.engine.publish(self.container, "exec_die", {"execID": self.id, "exitCode": str(code)})
         asyncio.get_running_loop().call_later(KEPT_SECONDS, self.container.execs.pop, self.id, None)
@@ -56,6 +57,7 @@ class Exec:
             self.exited(KILLED)
         else:
             self.container.execs.pop(self.id, None)
+            self.container.execs_changed()
 
     def describe(self) -> pb.Exec:
         return pb.Exec(
@@ -77,6 +79,7 @@ def create(engine: Engine, request: pb.CreateExecRequest) -> str:
         parse_keys(request.detach_keys)
     execution = Exec(new_id(), container, request, engine)
     container.execs[execution.id] = execution
+    container.execs_changed()
     _publish(engine, execution, "exec_create")
     return execution.id
 
@@ -219,6 +222,7 @@ def failed(execution: Exec, error: ShimError) -> str:
     execution.exit_code = NOT_EXECUTABLE
     if "executable file not found" in text or "no such file or directory" in text:
         execution.exit_code = NOT_FOUND
+    execution.container.execs_changed()
     execution.can_resize.set()
     execution.end.set()
     return f"OCI runtime exec failed: exec failed: unable to start container process: {text}"

@@ -208,6 +208,7 @@ async def _forget(container: Container, probe: execs.Exec) -> None:
                 await container.shim.call("signal", signal=9, exec_id=probe.id)
     if not probe.running:
         container.execs.pop(probe.id, None)
+        container.execs_changed()
 
 
 def resume_all(engine: Engine) -> None:

@@ -115,6 +115,7 @@ async def _signal(engine: Engine, container: Container, number: int) -> None:
             if number != SIGKILL:  # then the shim has thawed it already
                 await shim.call("resume")
             container.record.state.status = pb.RUNNING
+            container.row.record_changed()
 
 
 async def restart(
@@ -143,6 +144,7 @@ async def kill(engine: Engine, container: Container, signal: str) -> None:
     engine.publish(container, "kill", {"signal": str(number)})
     if container.status == status.PAUSED and number == SIGKILL:
         container.record.state.status = pb.RUNNING  # the shim has thawed it, else it could not die
+        container.row.record_changed()
     if waiter is not None:
         await _ended(waiter, KILL_SECONDS)
 

@@ -27,10 +27,19 @@ async def inspect(engine: Engine, container: Container, *, size: bool) -> pb.Con
         record.hostname_path = f"{record.directory}/hostname"
         record.hosts_path = f"{record.directory}/hosts"
     if record.host_config.HasField("links"):
+        # These have the other containers' names.
         record.host_config.links.values[:] = links.shown(engine.containers, record)
+    elif not size and not container.lock.locked():
+        record.revision.CopyFrom(_revision(engine, container))
     if size:
         await _add_sizes(engine, container, record)
     return record
+
+
+def _revision(engine: Engine, container: Container) -> pb.Revision:
+    record, execs = container.row.numbers
+    instance = engine.containers.revisions.instance
+    return pb.Revision(instance=instance, row=container.row.index, record=record, execs=execs)
 
 
 async def summary(engine: Engine, container: Container, *, size: bool) -> pb.Container:
