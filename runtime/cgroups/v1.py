@@ -22,6 +22,8 @@ from runtime.cgroups.interface import (
 from runtime.cgroups.stats import Stats
 from runtime.spec import Resources
 
+THAW_SECONDS = 0.2
+
 
 class V1Manager(Manager):
     def __init__(self, cgroup_path: str, found: Hierarchies | None = None) -> None:
@@ -79,24 +81,26 @@ class V1Manager(Manager):
         """The kernel may stay FREEZING while tasks appear; writing again makes it look again.
 
         runc found that an occasional thaw helps the stragglers
-        (libcontainer/cgroups/fs/freezer.go).
+        (libcontainer/cgroups/fs/freezer.go). Not too soon: the fork of a large process takes
+        milliseconds, and all of them have to come to their end within one turn.
         """
         state = self._freezer() + "/freezer.state"
-        deadline = time.monotonic() + FREEZE_SECONDS
-        attempt = 0
+        now = time.monotonic()
+        deadline, thaw_at, pause = now + FREEZE_SECONDS, now + THAW_SECONDS, 0.0001
         while True:
             files.write(state, "FROZEN")
             if files.read(state).strip() == "FROZEN":
                 return
-            attempt += 1
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if now > deadline:
                 files.write(state, "THAWED")
                 raise CgroupError(f"unable to freeze cgroup {self.path}")
-            if attempt % 50 == 0:
+            if now > thaw_at:
                 files.write(state, "THAWED")
                 time.sleep(0.01)
-            elif attempt % 10 == 0:
-                time.sleep(0.0001)
+                thaw_at, pause = now + THAW_SECONDS, 0.0001
+            time.sleep(pause)
+            pause = min(2 * pause, 0.005)
 
     def thaw(self) -> None:
         files.write(self._freezer() + "/freezer.state", "THAWED")
