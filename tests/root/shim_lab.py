@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from common.ids import new_id
-from shim.protocol import Connection, Message, ProtocolError, close_all, unwrap
+from shim.protocol import Connection, Message, ProtocolError, ShimError, close_all, unwrap
 from tests.archives import CHECKOUT, busybox_layer
 from tests.polling import until
 
@@ -228,7 +228,7 @@ class Shim:
         entries = [json.loads(line) for line in self.log.read_text().splitlines()]
         return "".join(e["log"] for e in entries if stream in (None, e["stream"]))
 
-    def gone(self, timeout: float = 10) -> None:
+    def gone(self, timeout: float = 20) -> None:
         """Wait for the end of the shim's process."""
         until(lambda: not alive(self.pid), f"the end of shim {self.pid}", timeout=timeout)
 
@@ -242,8 +242,8 @@ class Shim:
                     self.call("abandon")
                 elif status != "exited":
                     self.call("signal", signal=int(signal.SIGKILL), all=True)
-        except (OSError, ProtocolError):
-            pass
+        except (OSError, ProtocolError, ShimError):
+            pass  # it has ended meanwhile
         self.connection.close()
         try:
             self.gone()

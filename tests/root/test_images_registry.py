@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from images.manifest import OCI_INDEX
 from images.model import Progress
 from images.service import ImageService
 from tests.archives import Layer, docker_archive
-from tests.registry import Registry, free_port
+from tests.registry import Registry
 from tests.root.images_lab import layer_directory, leftovers, load, put_index, service
 from tests.root.images_proxy import Proxy
 
@@ -92,9 +93,12 @@ async def test_errors_are_dockers(root: Path, registry: Registry) -> None:
         missing = f"{registry.address}/nope:latest"
         with pytest.raises(NotFound, match=f"manifest for {missing} not found: manifest unknown"):
             await images.exchange.pull(missing, progress=lambda _line: None)
-        port = free_port()
-        with pytest.raises(InternalError, match=rf"dial tcp 127.0.0.1:{port}: connect: connection"):
-            await images.exchange.pull(f"127.0.0.1:{port}/x", progress=lambda _line: None)
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            taken.shutdown(socket.SHUT_RDWR)  # nobody listens, and nobody else can meanwhile
+            refused = rf"dial tcp 127.0.0.1:{port}: connect: connection"
+            with pytest.raises(InternalError, match=refused):
+                await images.exchange.pull(f"127.0.0.1:{port}/x", progress=lambda _line: None)
         with pytest.raises(NotFound, match="An image does not exist locally with the tag: x"):
             await images.exchange.push("x", progress=lambda _line: None)
 
@@ -171,7 +175,7 @@ async def test_cancelled_pull_leaves_nothing(root: Path, registry: Registry, pro
         pull = asyncio.ensure_future(
             images.exchange.pull(f"{proxy.address}/lab/cancel", progress=progress)
         )
-        await asyncio.wait_for(begun.wait(), 10)
+        await asyncio.wait_for(begun.wait(), 30)
         pull.cancel()
         with pytest.raises(asyncio.CancelledError):
             await pull
@@ -190,7 +194,7 @@ async def test_dead_worker_fails_the_pull_only(
         pull = asyncio.ensure_future(
             images.exchange.pull(f"{proxy.address}/lab/dead", progress=lambda _line: begun.set())
         )
-        await asyncio.wait_for(begun.wait(), 10)
+        await asyncio.wait_for(begun.wait(), 30)
         assert images.worker_pid is not None
         os.kill(images.worker_pid, 9)
         with pytest.raises(Unavailable, match="image worker ended unexpectedly"):

@@ -51,7 +51,7 @@ class Job:
         answer, received = lab.control.recv()
         close_all(received)
         self.pid = int(answer["pid"])
-        ours.settimeout(10)
+        ours.settimeout(20)
         self.control = Connection(ours)
 
     def answer(self) -> Message:
@@ -116,7 +116,9 @@ def put(lab: Lab, view: Message, fds: list[int], path: str, tar: bytes, **more: 
     with ours:
         with theirs:
             job = Job(lab, "put", view, arguments, [theirs.fileno(), *fds])
-        with suppress(BrokenPipeError):  # the job may know from the path alone
+        with suppress(
+            BrokenPipeError, ConnectionResetError
+        ):  # the job may know from the path alone
             ours.sendall(tar)
             ours.shutdown(socket.SHUT_WR)
         return job.answer()

@@ -38,21 +38,22 @@ def test_exec_brings_nothing_along(box: Box, tmp_path: Path, more: list[str]) ->
     script = (CHECKOUT / "tests/root/intruder.py").read_text()
     (box.rootfs / "intruder.py").write_text(script)
     interpreter = os.path.realpath(sys.executable)
-    box.start(interpreter, "-S", "-E", "/intruder.py", str(canary), str(50 * FACTOR))
+    box.start(interpreter, "-S", "-E", "/intruder.py", str(canary), str(10 * FACTOR))
     report = box.output
     box.output = tmp_path / "output-of-execs"
-    for _ in range(25 * FACTOR):
+    execs = 0
+    # Which of them it catches is chance.
+    while execs < 25 * FACTOR or not (box.rootfs / "enough").exists():
         assert box.exec("true").code == 0
+        execs += 1
     (box.rootfs / "stop").touch()
-    execs, box.output = box.output, report
+    written, box.output = box.output, report
     assert box.ask("wait")["code"] == 0
-    told = json.loads(report.read_text())
-    assert told["seen"] >= 10 * FACTOR
-    got = told["got"]
+    got = json.loads(report.read_text())
     if more:  # what it caught was no more than itself
         mask = f"{capabilities.mask(tuple(allowed)):016x}"
         assert set(got.pop("capabilities", ())) <= {mask}
-        harmless = {"/dev/null", str(execs), "socket:", "pipe:", "anon_inode:"}
+        harmless = {"/dev/null", str(written), "socket:", "pipe:", "anon_inode:"}
         assert set(got.pop("files", ())) <= harmless
     assert got == {}
 

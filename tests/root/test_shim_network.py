@@ -71,7 +71,7 @@ def test_published_port_through_the_relay(lab: Lab, network: Message) -> None:
             except OSError:
                 return b""  # nc does not listen yet
 
-    assert until(ask, "an answer of the container") == b"you said hello\n"
+    assert until(ask, "an answer of the container", timeout=30) == b"you said hello\n"
     counters = shim.call("stats")["interfaces"]
     assert [each["name"] for each in counters] == ["eth0"]
     assert counters[0]["rx_packets"] > 0

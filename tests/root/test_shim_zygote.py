@@ -76,7 +76,7 @@ def test_nothing_is_left(lab: Lab) -> None:
     for shim in shims:
         shim.gone()
         assert sorted(each.name for each in shim.directory.iterdir()) == ["exit", "shim.sock"]
-    assert descriptors() == before
+    until(lambda: descriptors() <= before, "as many descriptors as before")
     children = Path(f"/proc/{lab.zygote.pid}/task/{lab.zygote.pid}/children")
     until(
         lambda: not [pid for pid in children.read_text().split() if not alive(int(pid))],
@@ -141,6 +141,6 @@ def test_bad_request(lab: Lab, request_: dict[str, str]) -> None:
 def test_end_of_the_socketpair_ends_the_zygote(lab: Lab) -> None:
     shim = lab.run("sleep", "1000")
     lab.control.close()
-    assert lab.zygote.wait(10) == 0
+    assert lab.zygote.wait(30) == 0
     assert alive(shim.pid)
     lab.start_zygote()

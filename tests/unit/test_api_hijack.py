@@ -30,6 +30,7 @@ from lifecycle._pb import containers_pb2 as pb
 from lifecycle._pb import containers_pb2_grpc
 from lifecycle.streams import StreamRegistry
 
+DEADLINE = 20.0
 RAW = b"application/vnd.docker.raw-stream"
 MULTIPLEXED = b"application/vnd.docker.multiplexed-stream"
 
@@ -123,7 +124,7 @@ class Service:
         """All that comes until the server closes."""
         reader, writer = await self.open(request)
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(DEADLINE):
                 return await reader.read()
         finally:
             writer.close()
@@ -295,7 +296,7 @@ async def test_a_client_that_leaves_ends_its_wait(service: Service) -> None:
     reader, writer = await service.open(post("/containers/box/wait"))
     await reader.readuntil(b"\r\n\r\n")
     writer.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE):
         await service.containers.waits_ended.wait()
 
 

@@ -40,7 +40,7 @@ def test_it_finds_the_program_and_ends_as_it_ends(
     init: str, command: list[str], path: str | None, code: int
 ) -> None:
     env = {} if path is None else {"A": "b", "PATH": path}
-    done = subprocess.run([init, "--", *command], env=env, capture_output=True, timeout=10)
+    done = subprocess.run([init, "--", *command], env=env, capture_output=True, timeout=30)
     assert done.returncode == code
     if code in (126, 127):
         assert done.stderr == b"docker-init: cannot exec: %s\n" % command[0].encode()
@@ -52,7 +52,7 @@ def test_it_forwards_signals(init: str) -> None:
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 7
+        assert process.wait(30) == 7
 
 
 def test_arguments_and_environment_arrive(init: str) -> None:

@@ -39,9 +39,10 @@ def test_write_and_read(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_versions(tmp_path: Path) -> None:
+def test_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What changes within a tick of the kernel's clock looks alike, and must not be relied on."""
     now = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now)
     os.utime(tmp_path, ns=(now, now))
     assert not namefiles.are_settled([namefiles.version(str(tmp_path))])
     before = now - 2 * namefiles.SETTLED_NS

@@ -18,6 +18,7 @@ from shim.detach import DetachDetector
 from shim.loop import Loop
 from shim.stdio import ProcessStreams
 
+DEADLINE = 20.0
 EVERYTHING = AttachOptions(stdin=True, stdout=True, stderr=True)
 
 
@@ -83,14 +84,14 @@ class Bench:
 
     def client(self, options: AttachOptions = EVERYTHING) -> socket.socket:
         ours, theirs = socket.socketpair()
-        ours.settimeout(5)
+        ours.settimeout(DEADLINE)
         self._sockets.append(ours)
         self.streams.attach(theirs, options)
         return ours
 
     def turn(self, until: Callable[[], bool]) -> None:
         """Run the loop until the condition holds."""
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + DEADLINE
 
         def step() -> bool:
             if until() or time.monotonic() > deadline:

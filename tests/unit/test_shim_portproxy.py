@@ -11,6 +11,8 @@ import pytest
 from shim.loop import Loop
 from shim.portproxy import PortProxy, PublishedPort, hold_all
 
+DEADLINE = 20.0
+
 
 class Proxy:
     """A proxy whose loop runs in a thread, with one listener."""
@@ -33,7 +35,7 @@ class Proxy:
 
     def close(self) -> None:
         self._wake.send(b"x")
-        self._thread.join(5)
+        self._thread.join(DEADLINE)
         self._proxy.close()
         self._wake.close()
         self._theirs.close()
@@ -43,7 +45,7 @@ class Proxy:
 @pytest.fixture
 def server() -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(5)
+        listener.settimeout(DEADLINE)
         yield listener
 
 
@@ -63,10 +65,10 @@ def receive_all(sock: socket.socket) -> bytes:
 
 def test_relay_both_ways_with_half_close(proxy: Proxy, server: socket.socket) -> None:
     payload = bytes(range(256)) * 20_000
-    with socket.create_connection(proxy.address, timeout=5) as client:
+    with socket.create_connection(proxy.address, timeout=DEADLINE) as client:
         inside, _ = server.accept()
         with inside:
-            inside.settimeout(5)
+            inside.settimeout(DEADLINE)
 
             def send() -> None:
                 client.sendall(payload)
@@ -85,7 +87,7 @@ def test_refused_by_the_container(server: socket.socket) -> None:
     server.close()
     proxy = Proxy("tcp", port)
     try:
-        with socket.create_connection(proxy.address, timeout=5) as client:
+        with socket.create_connection(proxy.address, timeout=DEADLINE) as client:
             assert client.recv(10) == b""
     except ConnectionResetError:
         pass
@@ -94,10 +96,10 @@ def test_refused_by_the_container(server: socket.socket) -> None:
 
 
 def test_client_that_vanishes_ends_the_connection(proxy: Proxy, server: socket.socket) -> None:
-    client = socket.create_connection(proxy.address, timeout=5)
+    client = socket.create_connection(proxy.address, timeout=DEADLINE)
     inside, _ = server.accept()
     with inside:
-        inside.settimeout(5)
+        inside.settimeout(DEADLINE)
         client.sendall(b"x")
         assert inside.recv(1) == b"x"
         client.close()
@@ -107,12 +109,12 @@ def test_client_that_vanishes_ends_the_connection(proxy: Proxy, server: socket.s
 def test_datagrams_find_their_way_back() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))
-        server.settimeout(5)
+        server.settimeout(DEADLINE)
         proxy = Proxy("udp", server.getsockname()[1])
         clients = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(3)]
         try:
             for n, client in enumerate(clients):
-                client.settimeout(5)
+                client.settimeout(DEADLINE)
                 client.sendto(b"question %d" % n, proxy.address)
                 data, address = server.recvfrom(100)
                 server.sendto(data.replace(b"question", b"answer"), address)
