@@ -16,10 +16,23 @@ die() {
   exit 1
 }
 
+# Networks and mirrors fail for a moment, and other processes hold apt's lock on a new machine.
+patiently() {
+  local pause
+  for pause in 2 10 30; do
+    "$@" && return
+    say "failed, trying again in $pause s: $*"
+    sleep "$pause"
+  done
+  "$@"
+}
+
+get() { patiently apt-get -q -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 "$@" </dev/null >/dev/null; }
+
 # Only where it is needed: package lists on a fresh machine are empty or old.
 refresh_package_lists() {
   [ -n "${package_lists_fresh:-}" ] && return
-  apt-get update -q >/dev/null || say 'apt-get update failed; going on with the lists that are there'
+  get update || say 'apt-get update failed; going on with the lists that are there'
   package_lists_fresh=yes
 }
 
@@ -37,7 +50,12 @@ need_packages() {
   [ "$(id -u)" -eq 0 ] || die "these Debian packages are missing; as root: apt-get install ${missing[*]}"
   say "installing Debian packages: ${missing[*]}"
   refresh_package_lists
-  DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}" >/dev/null </dev/null
+  DEBIAN_FRONTEND=noninteractive get install -y --no-install-recommends "${missing[@]}"
+}
+
+# need_command NAME PACKAGE: the package, where nothing else has brought the command.
+need_command() {
+  PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null || need_packages "$2"
 }
 
 # need_tool PACKAGE PATH [PACKAGE...]: one file of a Debian package, unpacked below .cache/tools with
@@ -49,7 +67,7 @@ need_tool() {
   local download=$cache/download package
   rm -rf "$download"
   mkdir -p "$download" "$tools"
-  (cd "$download" && apt-get download -q -o APT::Sandbox::User=root "$1" "${@:3}" >/dev/null)
+  (cd "$download" && get download -o APT::Sandbox::User=root "$1" "${@:3}")
   for package in "$download"/*.deb; do
     dpkg -x "$package" "$tools"
   done
@@ -77,14 +95,14 @@ need_newer_tool() {
   refresh_package_lists
   local apt=$cache/apt mirror
   mirror=$(apt-get indextargets --format '$(REPO_URI)' \
-    'Created-By: Packages' 'Origin: Debian' 'Component: main' | head -n 1)
+    'Created-By: Packages' 'Origin: Debian' 'Component: main' | sed -n 1p)
   rm -rf "$apt"
   mkdir -p "$apt/lists/partial" "$apt/archives/partial" "$tools"
   echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror sid main" >"$apt/sources.list"
-  local options=(-q -o "Dir::Etc::sourcelist=$apt/sources.list" -o Dir::Etc::sourceparts=-
+  local options=(-o "Dir::Etc::sourcelist=$apt/sources.list" -o Dir::Etc::sourceparts=-
     -o "Dir::State::lists=$apt/lists" -o "Dir::Cache=$apt" -o APT::Sandbox::User=root)
-  apt-get update "${options[@]}" >/dev/null
-  (cd "$apt" && apt-get download "${options[@]}" "$1" >/dev/null)
+  get update "${options[@]}"
+  (cd "$apt" && get download "${options[@]}" "$1")
   dpkg -x "$apt/$1"_*.deb "$tools"
   rm -rf "$apt"
   [ -x "$tools/$2" ] || die "Debian package $1 has no $2"
@@ -104,7 +122,7 @@ need_programs() {
   rm -rf "$programs" "$cache/download"
   mkdir -p "$programs" "$cache/download"
   # shellcheck disable=SC2086 # several words
-  (cd "$cache/download" && apt-get download -q -o APT::Sandbox::User=root "$@" $libraries >/dev/null)
+  (cd "$cache/download" && get download -o APT::Sandbox::User=root "$@" $libraries)
   for package in "$cache/download"/*.deb; do
     dpkg -x "$package" "$programs"
   done
@@ -128,7 +146,13 @@ find_python() {
 
 # What the virtual environment was made from, so that any change makes it again.
 fingerprint() {
-  (cd "$checkout" && { pwd; sha256sum pyproject.toml setup.py lifecycle/protos/*; } | sha256sum)
+  (cd "$checkout" && { pwd; sha256sum pyproject.toml setup.py tools/constraints.txt lifecycle/protos/*; } | sha256sum)
+}
+
+install_package() {
+  # "compat" is a plain path entry; the default is an import hook that costs each process 16 ms.
+  "$venv/bin/python" -m pip install -q --disable-pip-version-check --retries 10 --timeout 60 \
+    --config-settings editable_mode=compat -e "$checkout${1:+[$1]}" </dev/null
 }
 
 # need_venv [EXTRA]: .venv with this package in editable form, and its generated code.
@@ -143,9 +167,12 @@ need_venv() {
     "$python" -m venv --clear "$venv"
   fi
   say 'installing the Python packages'
-  # "compat" is a plain path entry; the default is an import hook that costs each process 16 ms.
-  "$venv/bin/python" -m pip install -q --disable-pip-version-check \
-    --config-settings editable_mode=compat -e "$checkout${extra:+[$extra]}" </dev/null
+  # By the environment, which reaches what the build step installs, too: the second is for new pips.
+  local constraints=$checkout/tools/constraints.txt
+  PIP_CONSTRAINT=$constraints PIP_BUILD_CONSTRAINT=$constraints install_package "$extra" || {
+    say 'the versions of tools/constraints.txt cannot be installed here; taking others'
+    patiently install_package "$extra"
+  }
   # Build tools of the test extra also make type stubs, which the installation's build step does not.
   [ -n "$extra" ] && "$venv/bin/python" "$checkout/lifecycle/protos/generate.py"
   echo "$wanted" >"$stamp"
@@ -159,6 +186,9 @@ setup_engine() {
 
 setup_tests() {
   need_packages ca-certificates libnftables1 libseccomp2 procps git mmdebstrap
+  need_command ip iproute2
+  need_command nft nftables
+  need_command openssl openssl
   need_tool busybox-static bin/busybox
   need_tool docker-registry usr/bin/docker-registry
   need_tool umoci usr/bin/umoci
