@@ -135,7 +135,7 @@ class Engine:
     def status(self, container: str) -> str:
         return str(self.inspect(container)["State"]["Status"])
 
-    def wait_status(self, container: str, status: str, timeout: float = 10.0) -> None:
+    def wait_status(self, container: str, status: str, timeout: float = 20.0) -> None:
         polling.until(
             lambda: self.status(container) == status, f"{container} to be {status}", timeout=timeout
         )
@@ -219,7 +219,7 @@ class OwnEngine(Engine):
             return self.responds() and self.api("GET", "/containers/json").status == 200
 
         try:
-            polling.until(up, "longshored to answer", timeout=20)
+            polling.until(up, "longshored to answer", timeout=40)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.log_tail()}") from None
         self.tables |= census.tables_of(self.bridge)

@@ -16,7 +16,7 @@ def until(
     condition: Callable[[], T],
     what: str,
     *,
-    timeout: float = 10.0,
+    timeout: float = 20.0,
     step: float = 0.01,
     explain: Callable[[], str] | None = None,
 ) -> T:

@@ -22,7 +22,7 @@ MIB = 1 << 20
 def stalled(engine: OwnEngine, target: str) -> Iterator[socket.socket]:
     """A client that has read the first byte of its answer, and reads no more."""
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(10)
+        client.settimeout(30)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(str(engine.socket))
         client.sendall(f"GET {target} HTTP/1.1\r\nHost: d\r\n\r\n".encode())
