@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench.endpoint import Endpoint
+from tests import polling
 from tests.engine import OwnEngine, fresh_name
 from tests.registry import Registry
 
@@ -34,6 +35,13 @@ def test_pull_of_a_large_layer(
     engine = make_engine()  # one whose image worker was not started before
     try:
         endpoint = Endpoint("own", engine.host)
+        # The last process that it starts by itself: until then its memory grows without a pull.
+        spare = f"longshore-spare {engine.exec_root}"
+        polling.until(
+            lambda: spare in (process.title for process in endpoint.daemons()),
+            "the spare shim",
+            timeout=20,
+        )
         idle = endpoint.memory()
         used = endpoint.peak_memory("pull", "-q", remote) - idle
         assert engine.api("GET", f"/images/{remote}/json").json()["Size"] == LAYER

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -121,9 +122,10 @@ def test_hostile_layers_stay_inside(
 ) -> None:
     archive = docker_archive([tag], [layer.tar()])
     engine.api("POST", "/images/load?quiet=1", archive, TAR)
-    found = list(own_engine.data_root.rglob("escaped"))
-    assert all("/snapshots/" in str(path) for path in found)
-    assert not [path for path in own_engine.base.glob("**/escaped") if path not in found]
+    # os.walk does not mind what the engine is just removing.
+    found = [where for where, _, names in os.walk(own_engine.base) if "escaped" in names]
+    inside = own_engine.data_root / "snapshots"
+    assert [where for where in found if not Path(where).is_relative_to(inside)] == []
 
 
 def test_import(engine: Engine, tag: str) -> None:
