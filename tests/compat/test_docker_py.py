@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import docker.errors
@@ -81,12 +81,32 @@ def test_life(client: Any) -> None:
         client.containers.get(container.id)
 
 
-def test_exec(box: Any) -> None:
-    done = box.exec_run(["sh", "-c", "echo $A; exit 4"])
+@pytest.fixture
+def after_head(
+    engine: Engine, client: Any, box: Any, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], list[str]]:
+    """Makes a command of the box begin when docker-py has read the head of the answer.
+
+    What it reads together with the head it loses, which a machine under load makes happen.
+    """
+    read = client.api._read_from_socket
+
+    def begin(*arguments: Any, **options: Any) -> Any:
+        engine.docker("exec", box.name, "touch", "/go")
+        return read(*arguments, **options)
+
+    monkeypatch.setattr(client.api, "_read_from_socket", begin)
+    wait = "until [ -e /go ]; do sleep 0.01; done; rm /go"
+    return lambda script: ["sh", "-c", f"{wait}; {script}"]
+
+
+def test_exec(box: Any, after_head: Callable[[str], list[str]]) -> None:
+    done = box.exec_run(after_head("echo $A; exit 4"))
     assert (done.exit_code, done.output) == (4, b"1\n")
-    done = box.exec_run(["sh", "-c", "echo out; echo err >&2"], demux=True)
+    done = box.exec_run(after_head("echo out; echo err >&2"), demux=True)
     assert done.output == (b"out\n", b"err\n")
-    assert b"".join(box.exec_run(["seq", "1000"], stream=True).output).count(b"\n") == 1000
+    stream = box.exec_run(after_head("seq 1000"), stream=True).output
+    assert b"".join(stream).count(b"\n") == 1000
 
 
 def test_exec_with_stdin(client: Any, box: Any) -> None:
