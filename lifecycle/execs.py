@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from common.errors import Conflict, InvalidArgument, NotFound
 from common.ids import new_id
-from lifecycle import apparmor, security, spec, status
+from lifecycle import apparmor, jobs, security, spec, status
 from lifecycle._pb import containers_pb2 as pb
 from lifecycle.container import Container
 from lifecycle.detach import parse_keys
@@ -25,6 +26,8 @@ KEPT_SECONDS = 300.0
 START_SECONDS = 10.0
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
+# Users that need not be looked up.
+NUMBERS = re.compile("[0-9]{1,9}(:[0-9]{1,9})?")
 KILLED = 137
 
 
@@ -70,18 +73,21 @@ class Exec:
         )
 
 
-def create(engine: Engine, request: pb.CreateExecRequest) -> str:
+async def create(engine: Engine, request: pb.CreateExecRequest) -> Exec:
     container = engine.containers.find(request.ref)
     require_running(container, request.ref)
     if not request.cmd:
         raise InvalidArgument("No exec command specified")
     if request.HasField("detach_keys"):
         parse_keys(request.detach_keys)
+    if request.user and not NUMBERS.fullmatch(request.user):
+        await jobs.run(engine, container, "user", {"user": request.user})
+        require_running(container, request.ref)
     execution = Exec(new_id(), container, request, engine)
     container.execs[execution.id] = execution
     container.execs_changed()
     _publish(engine, execution, "exec_create")
-    return execution.id
+    return execution
 
 
 def find(engine: Engine, exec_id: str) -> Exec:

@@ -155,7 +155,7 @@ async def _run(engine: Engine, container: Container, check: Check) -> tuple[int,
     asked = pb.CreateExecRequest(
         ref=container.id, cmd=check.command, attach_stdout=True, attach_stderr=True
     )
-    probe = execs.find(engine, execs.create(engine, asked))
+    probe = await execs.create(engine, asked)
     ours, theirs = socket.socketpair()
     try:
         with ours, theirs:

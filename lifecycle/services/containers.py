@@ -181,7 +181,8 @@ class Execs(ExecsServicer):
         self._engine = engine
 
     async def Create(self, request: pb.CreateExecRequest, context: Context) -> pb.CreateExecReply:
-        return pb.CreateExecReply(id=execs.create(self._engine, request))
+        execution = await execs.create(self._engine, request)
+        return pb.CreateExecReply(id=execution.id)
 
     async def Get(self, request: pb.ExecRef, context: Context) -> pb.Exec:
         return execs.find(self._engine, request.id).describe()

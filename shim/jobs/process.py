@@ -25,7 +25,7 @@ from common.tar import CorruptArchive
 from runtime import capabilities, program, syscalls
 from runtime.errors import RuntimeFailure, reason
 from runtime.rootpath import Root
-from shim.jobs import copyup, receive, send, upper, view
+from shim.jobs import account, copyup, receive, send, upper, view
 from shim.protocol import MSG_CMSG_CLOEXEC, Connection, Message
 
 OPEN_FILES = 2048  # a path may be nested as deeply as common/treetar.py allows
@@ -48,6 +48,7 @@ class Kind:
 
 
 KINDS = {
+    "user": Kind(account.check_user, view.enter_to_read, READING),
     "stat": Kind(send.stat_path, view.enter_to_read, READING),
     "get": Kind(send.get, view.enter_to_read, READING),
     "put": Kind(receive.put, view.enter_to_write, WRITING),

@@ -244,3 +244,20 @@ def test_no_new_privileges_bind_an_exec_too(engine: Engine, running: Callable[..
     for options in ((), ("--privileged",)):
         done = engine.docker("exec", *options, container, "grep", "NoNewPrivs", "/proc/self/status")
         assert done.stdout.split() == ["NoNewPrivs:", "1"]
+
+
+@pytest.mark.parametrize(
+    ("user", "text"),
+    [
+        ("nouser", "unable to find user nouser: no matching entries in passwd file"),
+        ("0:nogroup1", "unable to find group nogroup1: no matching entries in group file"),
+        ("4294967295", "uids and gids must be in range 0-2147483647"),
+    ],
+)
+def test_unknown_user_is_no_exec(engine: Engine, box: str, user: str, text: str) -> None:
+    """Refused when it is created, as by Docker: there is nothing to be started then."""
+    answer = engine.api("POST", f"/containers/{box}/exec", {"Cmd": ["true"], "User": user})
+    assert (answer.status, answer.json()) == (400, {"message": text})
+    done = engine.docker("exec", "-u", user, box, "true", check=False)
+    assert (done.returncode, done.stderr) == (1, f"Error response from daemon: {text}\n")
+    assert engine.docker("exec", "-u", "nobody", box, "id", "-un").stdout == "nobody\n"
