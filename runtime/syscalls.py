@@ -12,6 +12,7 @@ import ctypes
 import errno
 import os
 import platform
+from collections.abc import Iterable
 from ctypes import (
     POINTER,
     Structure,
@@ -431,15 +432,19 @@ def kernel_cwd() -> str:
     return os.fsdecode(buffer.value)
 
 
+_DEFAULT_ACTION = byref((c_ulong * 4)())
+# Also the two that the C library keeps to itself.
+changed_signals: Iterable[int] = range(1, 65)
+
+
 def default_signals() -> None:
-    """SIG_DFL for all, also for the two that the C library keeps to itself.
+    """SIG_DFL for ``changed_signals``: all, unless the process knows which others are at that.
 
     A tight loop: signal.signal() converts to enumerations, which took 0.4 ms in all.
     """
-    action = byref((c_ulong * 4)())
     number = _number("rt_sigaction")
-    for each in range(1, 65):
-        _rt_sigaction(number, each, action, None, 8)  # EINVAL for SIGKILL and SIGSTOP
+    for each in changed_signals:
+        _rt_sigaction(number, each, _DEFAULT_ACTION, None, 8)  # EINVAL for SIGKILL and SIGSTOP
 
 
 def drop_from_bounding(capabilities: list[int]) -> None:

@@ -30,25 +30,30 @@ class Identity:
 
 
 def resolve(user: User, root: Root) -> Identity:
-    passwd = list(_records(root.read_file("etc/passwd", LIMIT), 7))
+    passwd = root.read_file("etc/passwd", LIMIT) or b""
     additional: list[int] = []
     if user.username is None:
         uid, gid = user.uid, user.gid
     else:
-        groups = list(_records(root.read_file("etc/group", LIMIT), 4))
+        groups = root.read_file("etc/group", LIMIT) or b""
         uid, gid, additional = _named(user.username, passwd, groups)
         additional += [_group(name, groups) for name in user.additional_groups]
     # With the primary group, or a process could shed a denial to it (CVE-2022-36109).
     everything = dict.fromkeys((gid, *additional, *user.additional_gids))
-    home = next((row[5] for row in passwd if _number(row[2]) == uid), b"") or b"/"
+    home = next((row[5] for row in _users(passwd) if _number(row[2]) == uid), b"") or b"/"
     return Identity(uid, gid, tuple(everything), home.decode("utf-8", "surrogateescape"))
 
 
 Row = list[bytes]
 
 
-def _records(content: bytes | None, width: int) -> Iterator[Row]:
-    for line in (content or b"").splitlines():
+def _users(passwd: bytes) -> Iterator[Row]:
+    return _records(passwd, 7)
+
+
+def _records(content: bytes, width: int) -> Iterator[Row]:
+    """One after the other: most who look need the first."""
+    for line in content.splitlines():
         row = line.strip().split(b":")
         if line.strip() and not line.startswith(b"#"):
             yield row + [b""] * (width - len(row))
@@ -67,12 +72,12 @@ def _checked(value: int) -> int:
     return value
 
 
-def _named(text: str, passwd: list[Row], groups: list[Row]) -> tuple[int, int, list[int]]:
+def _named(text: str, passwd: bytes, groups: bytes) -> tuple[int, int, list[int]]:
     name, _, group_name = (part.encode() for part in text.partition(":"))
     if (uid := _number(name or b"0")) is not None:
-        row = next((row for row in passwd if _number(row[2]) == _checked(uid)), None)
+        row = next((row for row in _users(passwd) if _number(row[2]) == _checked(uid)), None)
     else:
-        row = next((row for row in passwd if row[0] == name), None)
+        row = next((row for row in _users(passwd) if row[0] == name), None)
         if row is None:
             raise RuntimeFailure(
                 "user", f"unable to find user {name.decode()}: no matching entries in passwd file"
@@ -84,17 +89,17 @@ def _named(text: str, passwd: list[Row], groups: list[Row]) -> tuple[int, int, l
     member = row[0] if row else None
     listed = [
         number
-        for each in groups
+        for each in _records(groups, 4)
         if member and member in each[3].split(b",") and (number := _number(each[2])) is not None
     ]
     return uid, gid, [_checked(number) for number in listed]
 
 
-def _group(text: str, groups: list[Row]) -> int:
+def _group(text: str, groups: bytes) -> int:
     name = text.encode()
     if (number := _number(name)) is not None:
         return _checked(number)
-    for row in groups:
+    for row in _records(groups, 4):
         if row[0] == name and (number := _number(row[2])) is not None:
             return _checked(number)
     raise RuntimeFailure("user", f"unable to find group {text}: no matching entries in group file")

@@ -13,6 +13,7 @@ import gc
 import os
 import signal
 import socket
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,11 @@ from shim.warmup import fill_gaps, warm_up
 
 # The container must not take its supervisor along when memory runs out.
 OOM_SCORE_ADJ = -999
+# All that the zygote, a shim or a job ignores or handles.
+SIGNALS = (
+    *(signal.SIGCHLD, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ),
+    *(signal.SIGTERM, signal.SIGHUP, signal.SIGIO),
+)
 TURN_NS = 100_000  # the shortest that the kernel grants
 _fillers: list[bytes] = []
 
@@ -43,14 +49,25 @@ def prepare(exec_root: Path) -> None:
     # Refused without CAP_SYS_RESOURCE, as in an outer container: then there is no such protection.
     with contextlib.suppress(PermissionError):
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE_ADJ))
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # shims are reaped by the kernel
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-c is lifecycle's business
+    _ignore_signals()
     warm_up(exec_root)
     set_title("longshore-zygote", exec_root)
     gc.collect()
+    # A child that enters a container clears it, and would pay a millisecond for each page's copy.
+    sys.path_importer_cache.clear()
     _fillers.extend(fill_gaps())
     # Collections then do not touch, and so do not copy, the pages that all shims share.
     gc.freeze()
+
+
+def _ignore_signals() -> None:
+    """Whoever started us may have ignored others: the processes of containers must not."""
+    syscalls.default_signals()
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # as Python has them
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # shims are reaped by the kernel
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-c is lifecycle's business
+    syscalls.changed_signals = SIGNALS
 
 
 def serve(control: Connection, exec_root: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import statistics
 import threading
 from collections.abc import Iterator
@@ -143,4 +144,24 @@ def test_end_of_the_socketpair_ends_the_zygote(lab: Lab) -> None:
     lab.control.close()
     assert lab.zygote.wait(30) == 0
     assert alive(shim.pid)
+    lab.start_zygote()
+
+
+def test_ignored_signals_are_not_the_containers(lab: Lab) -> None:
+    """Not those that Python and the shim ignore, nor what the engine was started with."""
+    ignored = (signal.SIGQUIT, signal.SIGUSR2, signal.SIGRTMIN + 1)
+    before = [signal.signal(number, signal.SIG_IGN) for number in ignored]
+    lab.stop_zygote()
+    try:
+        lab.start_zygote()
+    finally:
+        for number, handler in zip(ignored, before, strict=True):
+            signal.signal(number, handler)
+    script = "grep -E '^Sig(Ign|Blk)' /proc/self/status; sleep 1000"
+    shim = lab.run("sh", "-c", script)
+    until(lambda: len(shim.log_text().split()) == 4, "the answer")
+    executed = receive_all(shim.exec("grep", "-E", "^Sig(Ign|Blk)", "/proc/self/status"))
+    for answer in (shim.log_text(), executed.decode()):
+        assert set(answer.split()[1::2]) == {"0" * 16}, answer
+    lab.stop_zygote()
     lab.start_zygote()
