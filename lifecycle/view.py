@@ -5,6 +5,7 @@ known.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from functools import cache
 
 import orjson
@@ -42,26 +43,32 @@ def _revision(engine: Engine, container: Container) -> pb.Revision:
     return pb.Revision(instance=instance, row=container.row.index, record=record, execs=execs)
 
 
-async def summary(engine: Engine, container: Container, *, size: bool) -> pb.Container:
-    """For a list: the record, and the name that its image has now."""
-    if not size:
-        container.record.image_ref = image_reference(engine, container)
-        return container.record
-    record = pb.Container()
-    record.CopyFrom(container.record)
-    record.image_ref = image_reference(engine, container)
-    await _add_sizes(engine, container, record)
-    return record
+async def summaries(
+    engine: Engine, containers: Iterable[Container], *, size: bool
+) -> list[pb.Container]:
+    """For a list: the records, and the names that their images have now."""
+    # Most containers share their images with others.
+    image_id = cache(lambda name: _image_id(engine, name))
+    result = []
+    for container in containers:
+        record = container.record
+        if size:
+            record = pb.Container()
+            record.CopyFrom(container.record)
+            await _add_sizes(engine, container, record)
+        # What the client named, as long as that still means the same image; else the id.
+        named = record.config.image
+        record.image_ref = named if image_id(named) == record.image_id else record.image_id
+        result.append(record)
+    return result
 
 
-def image_reference(engine: Engine, container: Container) -> str:
-    """What the client named, as long as that still means the same image; else the id."""
-    record = container.record
+def _image_id(engine: Engine, name: str) -> str:
+    """Of the image that has this name now; empty if none has."""
     try:
-        found = engine.images.resolve(record.config.image).id
+        return engine.images.resolve(name).id
     except EngineError:
-        found = ""
-    return record.config.image if found == record.image_id else record.image_id
+        return ""
 
 
 async def _add_sizes(engine: Engine, container: Container, record: pb.Container) -> None:

@@ -46,9 +46,7 @@ class Containers(ContainersServicer):
             include_stopped=request.all, limit=request.limit
         )
         return pb.ContainerList(
-            containers=[
-                await view.summary(self._engine, item, size=request.size) for item in chosen
-            ]
+            containers=await view.summaries(self._engine, chosen, size=request.size)
         )
 
     async def Start(self, request: pb.StartRequest, context: Context) -> pb.StartReply:
