@@ -36,7 +36,13 @@ class Row:
 
     @classmethod
     def unseen(cls) -> Row:
-        return cls(memoryview(bytearray(ROW_WORDS * WORD)).cast("Q"), 0, itertools.count(1))
+        return cls(_private(), 0, itertools.count(1))
+
+    def leave(self) -> int:
+        """Be unseen from now on: the place, which is returned, will be another container's."""
+        self.record_changed()
+        left, self.index, self._words = self.index, 0, _private()
+        return left
 
     def record_changed(self) -> None:
         self._words[self.index * ROW_WORDS] = next(self._numbers)
@@ -77,9 +83,8 @@ class Table:
 
     def give_back(self, row: Row) -> None:
         """Its container is gone; nothing that was told of it holds any more."""
-        row.record_changed()
         if row.index:
-            self._free.append(row.index)
+            self._free.append(row.leave())
 
 
 class View:
@@ -94,6 +99,10 @@ class View:
 
     def numbers(self, index: int) -> tuple[int, int]:
         return _read(self._words, index)
+
+
+def _private() -> memoryview:
+    return memoryview(bytearray(ROW_WORDS * WORD)).cast("Q")
 
 
 def _read(words: memoryview, index: int) -> tuple[int, int]:

@@ -52,14 +52,28 @@ def test_execs_that_have_ended_are_as_none(table: Table) -> None:
     assert row.numbers == before
 
 
-def test_a_row_that_is_used_again_has_new_numbers(table: Table) -> None:
+def test_a_row_that_is_used_again_has_new_numbers(table: Table, tmp_path: Path) -> None:
     row = table.take()
     before = row.numbers
+    index = row.index
+    view = View(tmp_path / "revisions")
     table.give_back(row)
-    assert row.numbers != before
+    assert view.numbers(index) != before
     again = table.take()
-    assert again.index == row.index
+    assert again.index == index
     assert again.numbers != before
+
+
+def test_a_container_that_is_gone_changes_nothing_of_another(table: Table) -> None:
+    """Its lock is left, and its execs end, after its row was given back."""
+    gone = table.take()
+    table.give_back(gone)
+    other = table.take()
+    other.execs_changed(exist=True)
+    before = other.numbers
+    gone.record_changed()
+    gone.execs_changed(exist=False)
+    assert other.numbers == before
 
 
 def test_more_containers_than_rows(
