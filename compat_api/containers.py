@@ -5,8 +5,6 @@ Each handler reads the request, makes one call of lifecycle, and answers.
 
 from __future__ import annotations
 
-import orjson
-
 from common.errors import InvalidArgument
 from compat_api import reference
 from compat_api.container_create import create_request, parse_config, update_request
@@ -156,7 +154,7 @@ async def wait(request: Request) -> Answer:
         response = await request.stream("application/json")
         while reply.registered:
             reply = await anext(replies)
-        await response.write(orjson.dumps(request.lower({"StatusCode": reply.exit_code})) + b"\n")
+        await response.write(request.encode({"StatusCode": reply.exit_code}))
         await response.write_eof()
         return response
     finally:

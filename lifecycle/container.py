@@ -100,14 +100,18 @@ class Container:
     def has_process(self) -> bool:
         return status.has_process(self.status)
 
+    @property
+    def open_execs(self) -> list[Exec]:
+        """Those that run or have not been started yet."""
+        return [execution for execution in self.execs.values() if execution.exit_code is None]
+
+    def execs_changed(self) -> None:
+        self.row.execs_changed(exist=bool(self.open_execs))
+
     def next_exit(self) -> asyncio.Future[Outcome]:
         waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.exit_waiters.append(waiter)
         return waiter
-
-    def execs_changed(self) -> None:
-        exist = any(execution.exit_code is None for execution in self.execs.values())
-        self.row.execs_changed(exist=exist)
 
     def removal(self) -> asyncio.Future[Outcome]:
         waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()

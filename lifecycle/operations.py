@@ -114,8 +114,13 @@ async def _signal(engine: Engine, container: Container, number: int) -> None:
         if container.status == status.PAUSED:
             if number != SIGKILL:  # then the shim has thawed it already
                 await shim.call("resume")
-            container.record.state.status = pb.RUNNING
-            container.row.record_changed()
+            _thawed(container)
+
+
+def _thawed(container: Container) -> None:
+    """A signal has let it run again; its exit, which is to come, saves that."""
+    container.record.state.status = pb.RUNNING
+    container.row.record_changed()
 
 
 async def restart(
@@ -143,8 +148,7 @@ async def kill(engine: Engine, container: Container, signal: str) -> None:
     await shim.call("signal", signal=number, all=False)
     engine.publish(container, "kill", {"signal": str(number)})
     if container.status == status.PAUSED and number == SIGKILL:
-        container.record.state.status = pb.RUNNING  # the shim has thawed it, else it could not die
-        container.row.record_changed()
+        _thawed(container)  # by the shim, else it could not die
     if waiter is not None:
         await _ended(waiter, KILL_SECONDS)
 

@@ -21,7 +21,7 @@ async def inspect(engine: Engine, container: Container, *, size: bool) -> pb.Con
     """A copy of the record with everything that ``docker inspect`` shows."""
     record = pb.Container()
     record.CopyFrom(container.record)
-    record.exec_ids.extend(item.id for item in container.execs.values() if item.exit_code is None)
+    record.exec_ids.extend(item.id for item in container.open_execs)
     record.snapshot.update(engine.images.details.container_snapshot(container.id))
     if not record.host_config.network_mode.startswith("container:"):
         record.resolv_conf_path = f"{record.directory}/resolv.conf"
