@@ -18,13 +18,14 @@ from typing import Any, TypeVar
 
 from common.errors import Unavailable
 from common.paths import Paths
+from lifecycle.spares import Spares
 from shim.client import ShimClient, ZygoteClient
 from shim.protocol import Message
 
 log = logging.getLogger(__name__)
 
 END_SECONDS = 5.0
-SPARE_SECONDS = 0.04  # without a start, so that the next spare is made at none's cost
+SPARE_SECONDS = 0.04  # without a start
 RESTART_SECONDS = 0.2  # between two starts of a zygote that dies at once
 
 OnEvent = Callable[[Message], None]
@@ -89,11 +90,7 @@ class Zygote:
         self._process: asyncio.subprocess.Process | None = None
         self._ready = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
-        # A shim without a container, made when nobody waits: making one takes a start's half.
-        self._spare: socket.socket | None = None
-        self._making: asyncio.Task[None] | None = None
-        self._pause: asyncio.TimerHandle | None = None
-        self._busy = busy
+        self._spare_shims = Spares("spare shim", 1, SPARE_SECONDS, self._make_shim, busy)
 
     async def open(self) -> None:
         self._paths.shims.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -101,13 +98,7 @@ class Zygote:
 
     async def close(self) -> None:
         """The zygote ends when its connection does, and so does the spare shim."""
-        if self._pause is not None:
-            self._pause.cancel()
-        if self._making is not None:
-            self._making.cancel()
-            await asyncio.gather(self._making, return_exceptions=True)
-        if self._spare is not None:
-            self._spare.close()
+        await self._spare_shims.close()
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
@@ -118,8 +109,7 @@ class Zygote:
 
     async def fork(self, container_id: str, on_event: OnEvent, on_close: OnClose) -> Shim:
         """A new shim, with its events subscribed to."""
-        spare, self._spare = self._spare, None
-        self._want_spare_later()
+        spare = self._spare_shims.take()
         if spare is not None:
             with suppress(Unavailable):  # somebody killed it
                 return await _assign(spare, container_id, on_event, on_close)
@@ -128,30 +118,13 @@ class Zygote:
         shim.use(ShimClient(sock, on_event, shim.closed))
         return shim
 
-    def _want_spare_later(self) -> None:
-        if self._pause is not None:
-            self._pause.cancel()
-        self._pause = asyncio.get_running_loop().call_later(SPARE_SECONDS, self._want_spare)
-
-    def _want_spare(self) -> None:
-        if self._busy():
-            self._want_spare_later()
-        elif self._spare is None and self._making is None and self._ready.is_set():
-            self._making = asyncio.create_task(self._make_spare(), name="spare shim")
-
-    async def _make_spare(self) -> None:
-        try:
-            root = self._paths.exec_root
-            self._spare = await self._forked(lambda client: client.spare(root))
-        except Unavailable as error:
-            log.warning("making a spare shim: %s", error)
-        finally:
-            self._making = None
-
     async def job(self, request: Message, fds: Sequence[int]) -> socket.socket:
         """A new job (jobs.py); the answer is its control socket."""
         root = self._paths.exec_root
         return await self._forked(lambda client: client.job(request, root, fds))
+
+    async def _make_shim(self) -> socket.socket:
+        return await self._forked(lambda client: client.spare(self._paths.exec_root))
 
     async def _fork(self, container_id: str) -> socket.socket:
         root = self._paths.exec_root
@@ -175,7 +148,7 @@ class Zygote:
             closed = asyncio.Event()
             await self._spawn(closed)
             self._ready.set()
-            self._want_spare()
+            self._spare_shims.want()
             await closed.wait()
             self._ready.clear()
             if self._process is not None:
