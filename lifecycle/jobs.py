@@ -104,15 +104,10 @@ async def run_in(
 ) -> Message:
     """The job's answer, or the error that it reports."""
     request = {"kind": kind, "id": container_id, "view": view, "arguments": arguments}
-    control = await engine.zygote.job(request, fds)
-    with control:
-        control.setblocking(False)
-        loop = asyncio.get_running_loop()
-        try:
-            data = await loop.sock_recv(control, MAX_MESSAGE)
-        except asyncio.CancelledError:
-            await _end(control)
-            raise
+    try:
+        data = await _ask(engine, request, fds)
+    except ConnectionResetError:  # a spare one, killed before it began
+        data = await _ask(engine, request, fds, fork=True)
     if not data:
         raise InternalError(f"the {kind} job died")
     answer = decode(data)
@@ -120,6 +115,18 @@ async def run_in(
         raise from_code(str(error["code"]), str(error["message"]))
     ok: Message = answer["ok"]
     return ok
+
+
+async def _ask(
+    engine: Engine, request: Message, fds: Sequence[int], *, fork: bool = False
+) -> bytes:
+    async with engine.zygote.job(request, fds, fork=fork) as control:
+        control.setblocking(False)
+        try:
+            return await asyncio.get_running_loop().sock_recv(control, MAX_MESSAGE)
+        except asyncio.CancelledError:
+            await _end(control)
+            raise
 
 
 async def _end(control: socket.socket) -> None:

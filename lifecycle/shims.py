@@ -12,20 +12,24 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 from common.errors import Unavailable
 from common.paths import Paths
 from lifecycle.spares import Spares
 from shim.client import ShimClient, ZygoteClient
-from shim.protocol import Message
+from shim.protocol import Connection, Message, ProtocolError
 
 log = logging.getLogger(__name__)
 
 END_SECONDS = 5.0
 SPARE_SECONDS = 0.04  # without a start
+# docker cp looks, and then copies; clients that copy one thing after the other take longer than
+# this to come back.
+SPARE_JOBS = 2
+SPARE_JOB_SECONDS = 0.01
 RESTART_SECONDS = 0.2  # between two starts of a zygote that dies at once
 
 OnEvent = Callable[[Message], None]
@@ -82,6 +86,19 @@ async def _assign(
     return shim
 
 
+def _given(
+    spare: socket.socket | None, request: Message, fds: Sequence[int]
+) -> socket.socket | None:
+    """The spare job, with its request; None if there is none, or only a dead one."""
+    if spare is not None:
+        try:
+            Connection(spare).send(request, fds)
+        except (OSError, ProtocolError):  # what is wrong with the request, forking will tell
+            spare.close()
+            return None
+    return spare
+
+
 class Zygote:
     def __init__(self, paths: Paths, busy: Callable[[], bool]) -> None:
         """``busy``: whether somebody waits for something to be done to a container."""
@@ -91,14 +108,16 @@ class Zygote:
         self._ready = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self._spare_shims = Spares("spare shim", 1, SPARE_SECONDS, self._make_shim, busy)
+        self._spare_jobs = Spares("spare job", SPARE_JOBS, SPARE_JOB_SECONDS, self._make_job, busy)
 
     async def open(self) -> None:
         self._paths.shims.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._keeper = asyncio.create_task(self._keep(), name="zygote")
 
     async def close(self) -> None:
-        """The zygote ends when its connection does, and so does the spare shim."""
+        """The zygote ends when its connection does, and so do the spares."""
         await self._spare_shims.close()
+        await self._spare_jobs.close()
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
@@ -118,13 +137,28 @@ class Zygote:
         shim.use(ShimClient(sock, on_event, shim.closed))
         return shim
 
-    async def job(self, request: Message, fds: Sequence[int]) -> socket.socket:
-        """A new job (jobs.py); the answer is its control socket."""
+    @asynccontextmanager
+    async def job(
+        self, request: Message, fds: Sequence[int], *, fork: bool = False
+    ) -> AsyncIterator[socket.socket]:
+        """A job at its work (jobs.py), by its control socket; with ``fork`` no spare one.
+
+        A spare one that was killed before it had read the request resets the connection.
+        """
+        with self._spare_jobs.rest():
+            spare = None if fork else self._spare_jobs.take()
+            with _given(spare, request, fds) or await self._fork_job(request, fds) as control:
+                yield control
+
+    async def _fork_job(self, request: Message, fds: Sequence[int]) -> socket.socket:
         root = self._paths.exec_root
         return await self._forked(lambda client: client.job(request, root, fds))
 
     async def _make_shim(self) -> socket.socket:
-        return await self._forked(lambda client: client.spare(self._paths.exec_root))
+        return await self._forked(lambda client: client.spare("spare", self._paths.exec_root))
+
+    async def _make_job(self) -> socket.socket:
+        return await self._forked(lambda client: client.spare("spare-job", self._paths.exec_root))
 
     async def _fork(self, container_id: str) -> socket.socket:
         root = self._paths.exec_root
@@ -149,8 +183,10 @@ class Zygote:
             await self._spawn(closed)
             self._ready.set()
             self._spare_shims.want()
+            self._spare_jobs.want()
             await closed.wait()
             self._ready.clear()
+            self._spare_jobs.drop()
             if self._process is not None:
                 await self._process.wait()
             log.warning("the zygote died, starting another")

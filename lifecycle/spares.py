@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 from common.errors import Unavailable
 
@@ -36,6 +37,7 @@ class Spares:
         self._ready: list[socket.socket] = []
         self._making: asyncio.Task[None] | None = None
         self._pause: asyncio.TimerHandle | None = None
+        self._rests = 0
 
     def take(self) -> socket.socket | None:
         """The caller's from now on; it may be dead."""
@@ -49,25 +51,40 @@ class Spares:
         self._pause = asyncio.get_running_loop().call_later(self._seconds, self.want)
 
     def want(self) -> None:
-        if self._making is not None:
+        if self._rests or self._making is not None or len(self._ready) >= self._count:
             return
         if self._busy():
             self.want_later()
         else:
             self._making = asyncio.create_task(self._fill(), name=self._name)
 
+    @contextmanager
+    def rest(self) -> Iterator[None]:
+        """Make none meanwhile, however long it takes."""
+        self._rests += 1
+        try:
+            yield
+        finally:
+            self._rests -= 1
+            self.want_later()
+
+    def drop(self) -> None:
+        """End those that wait."""
+        while self._ready:
+            self._ready.pop().close()
+
     async def close(self) -> None:
+        self._count = 0
         if self._pause is not None:
             self._pause.cancel()
         if self._making is not None:
             self._making.cancel()
             await asyncio.gather(self._making, return_exceptions=True)
-        while self._ready:
-            self._ready.pop().close()
+        self.drop()
 
     async def _fill(self) -> None:
         try:
-            while len(self._ready) < self._count:
+            while len(self._ready) < self._count and not self._rests:
                 if self._busy():
                     self.want_later()
                     return

@@ -114,11 +114,15 @@ def forbid_imports() -> None:
     So would whatever else has the interpreter or the C library open a file of the container's by
     its name. What the runtime opens by itself it opens with os.open.
     """
+    forget_import_paths()
+    sys.addaudithook(_refuse)
+
+
+def forget_import_paths() -> None:
     sys.meta_path.clear()
     sys.path.clear()
     sys.path_hooks.clear()
     sys.path_importer_cache.clear()
-    sys.addaudithook(_refuse)
 
 
 FORBIDDEN = frozenset(

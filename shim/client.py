@@ -181,12 +181,13 @@ class ZygoteClient(_Channel):
         request = {"op": "fork", "id": container_id, "subscribed": True}
         return await self._fork(request, exec_root, ())
 
-    async def spare(self, exec_root: Path) -> socket.socket:
-        """A shim that waits for its container: our end of its first control connection.
+    async def spare(self, op: str, exec_root: Path) -> socket.socket:
+        """``spare`` or ``spare-job``, a process that waits: our end of its control socket.
 
-        ``assign`` with the container's ``id`` is the first thing to ask of it, and subscribes.
+        The first thing to ask of a shim is ``assign`` with the container's ``id``, which also
+        subscribes; a job gets its request.
         """
-        return (await self._fork({"op": "spare"}, exec_root, ()))[1]
+        return (await self._fork({"op": op}, exec_root, ()))[1]
 
     async def job(self, request: Message, exec_root: Path, fds: Sequence[int]) -> socket.socket:
         """A new job: our end of its control socket, which ends it when it is closed.

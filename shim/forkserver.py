@@ -34,6 +34,7 @@ SIGNALS = (
     *(signal.SIGCHLD, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ),
     *(signal.SIGTERM, signal.SIGHUP, signal.SIGIO),
 )
+SPARES = ("spare", "spare-job")  # nobody's yet
 TURN_NS = 100_000  # the shortest that the kernel grants
 _fillers: list[bytes] = []
 
@@ -89,13 +90,15 @@ def handle(control: Connection, request: Message, fds: list[int], exec_root: Pat
     root = Path(str(request.get("exec_root") or exec_root))
     try:
         op = request.get("op")
-        if not fds or (op != "spare" and not FULL_ID.fullmatch(container_id)):
+        if not fds or (op not in SPARES and not FULL_ID.fullmatch(container_id)):
             return {"error": "expected an id and descriptors"}
         match op:
             case "fork" if len(fds) == 1:
                 become = become_shim
             case "spare" if len(fds) == 1:
                 become = become_spare
+            case "spare-job" if len(fds) == 1:
+                become = become_spare_job
             case "job":
                 become = become_job
             case _:
@@ -181,11 +184,22 @@ def _exit_after(work: Callable[[], None]) -> NoReturn:
         os._exit(status)
 
 
+def become_spare_job(
+    control: Connection, request: Message, exec_root: Path, fds: list[int]
+) -> NoReturn:
+    """A job that waits, all prepared, until lifecycle sends it its request."""
+    try:
+        control.close()
+        set_title("longshore-spare-job", exec_root)
+        jobs.wait(Connection(socket.socket(fileno=fds[0])), exec_root)
+    finally:
+        os._exit(1)
+
+
 def become_job(control: Connection, request: Message, exec_root: Path, fds: list[int]) -> NoReturn:
     """The first descriptor is the job's control socket."""
     try:
         control.close()
-        set_title(jobs.title(request), exec_root)
-        jobs.run(request, Connection(socket.socket(fileno=fds[0])), fds[1:])
+        jobs.run(request, Connection(socket.socket(fileno=fds[0])), fds[1:], exec_root)
     finally:
         os._exit(1)

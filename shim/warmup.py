@@ -21,6 +21,7 @@ from common.netlink import Netlink
 from runtime import capabilities, cgroups, oldoverlay, state, syscalls
 from runtime.channel import Channel
 from shim import rehearsal, request
+from shim.jobs import rehearsal as jobs
 from shim.protocol import Connection, Message, close_all
 from shim.shim import Shim
 
@@ -52,6 +53,7 @@ def warm_up(exec_root: Path) -> None:
             _run_shim(directory)
             rehearsal.prepare_container()
             _plug()
+            jobs.run()
     finally:
         _forget_shim()
         with suppress(OSError):

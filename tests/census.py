@@ -26,7 +26,9 @@ CGROUPS = Path("/sys/fs/cgroup")
 PROCESS = re.compile(r"longshore")
 # They end by themselves some time after the last transfer.
 IDLE_WORKERS = ("longshore-images", "longshore-unpack")
-DAEMON = re.compile(r"longshored|longshore-(lifecycle|zygote|spare|init|start|shim [0-9a-f]{12})")
+DAEMON = re.compile(
+    r"longshored|longshore-(lifecycle|zygote|spare-job|spare|init|start|shim [0-9a-f]{12})"
+)
 DEFAULT_ROOT = "/run/longshore"
 # The bridges of this process's engines; other test runs may be under way.
 TEST_BRIDGE = f"lsb{os.getpid() % 10**7}n"

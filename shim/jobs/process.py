@@ -14,9 +14,10 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 from common.errors import EngineError, InternalError, InvalidArgument
@@ -25,8 +26,9 @@ from common.tar import CorruptArchive
 from runtime import capabilities, program, syscalls
 from runtime.errors import RuntimeFailure, reason
 from runtime.rootpath import Root
-from shim.jobs import account, copyup, receive, send, upper, view
+from shim.jobs import account, copyup, receive, rehearsal, send, upper, view
 from shim.protocol import MSG_CMSG_CLOEXEC, Connection, Message
+from shim.title import set_title
 
 OPEN_FILES = 2048  # a path may be nested as deeply as common/treetar.py allows
 MAIN_MEMORY = 1 << 30
@@ -60,30 +62,86 @@ KINDS = {
 }
 
 
-def title(request: Message) -> str:
-    return f"longshore-job {request.get('kind')} {short(str(request.get('id')))}"
-
-
-def run(request: Message, control: Connection, fds: list[int]) -> NoReturn:
+def run(request: Message, control: Connection, fds: list[int], exec_root: Path) -> NoReturn:
     """Never returns. ``fds`` are the job's alone, and so is the process."""
+
+    def work() -> Message:
+        _prepare([control.fileno(), *fds])
+        return _work(request, fds)
+
     try:
-        answer = _answer(request, control.socket, fds)
-        control.send(answer)
+        _take_title(request, exec_root)
+        _leash(control.socket)
+        _finish(request, control, _answer(work))
     finally:
         os._exit(0)
 
 
-def _answer(request: Message, control: socket.socket, fds: list[int]) -> Message:
+def wait(control: Connection, exec_root: Path) -> NoReturn:
+    """Likewise, once the request comes; or nothing, if the other end is closed instead."""
     try:
-        kind = KINDS.get(str(request.get("kind")))
-        if kind is None:
-            raise InvalidArgument(f"unknown job {request.get('kind')!r}")
-        _leash(control)
-        _prepare([control.fileno(), *fds], kind)
-        root = kind.enter(request["view"], fds)
-        program.forbid_imports()
-        _drop(kind.capabilities)
-        return {"ok": kind.work(root, request["arguments"], fds)}
+        _prepare([control.fileno()])
+        rehearsal.run()
+        _rehearse()
+        request, fds = control.recv()
+        _leash(control.socket)  # not before: a request would be a pull, too
+        _take_title(request, exec_root)
+        _finish(request, control, _answer(lambda: _work(request, fds)))
+    finally:
+        os._exit(0)
+
+
+def _rehearse() -> None:
+    """What else is done with a request, to nobody, or ahead: so that it has the pages."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    _leash(ours)
+    ours.close()
+    theirs.close()
+    program.forget_import_paths()
+    some = frozenset(name for kind in KINDS.values() for name in kind.capabilities)
+    capabilities.limit_bounding(_masks(some), capabilities.last())
+    with suppress(OSError):  # all of them, which changes nothing
+        capabilities.apply(_masks(capabilities.NUMBERS), capabilities.last())
+
+
+def _finish(request: Message, control: Connection, answer: Message) -> None:
+    if request["view"].get("running"):
+        _step_back(control, answer)
+    else:
+        control.send(answer)  # and end at once: the next mount of these layers may be a start's
+
+
+def _step_back(control: Connection, answer: Message) -> None:
+    """Let lifecycle go on before this process ends, which takes the kernel a millisecond.
+
+    Who is woken up may have to wait for the processor of the one that woke him, and has it taken
+    away by one that he wakes up. So this process sleeps until lifecycle has closed its end, and
+    does not go ahead of it then. What others wait for the end of is closed before.
+    """
+    program.close_all_but([control.fileno()])
+    with suppress(OSError):  # an outer container's filter may refuse it
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    control.send(answer)
+    control.socket.recv(1)
+
+
+def _take_title(request: Message, exec_root: Path) -> None:
+    set_title(f"longshore-job {request.get('kind')} {short(str(request.get('id')))}", exec_root)
+
+
+def _work(request: Message, fds: list[int]) -> Message:
+    kind = KINDS.get(str(request.get("kind")))
+    if kind is None:
+        raise InvalidArgument(f"unknown job {request.get('kind')!r}")
+    root = kind.enter(request["view"], fds)
+    program.forbid_imports()
+    _drop(kind.capabilities)
+    return kind.work(root, request["arguments"], fds)
+
+
+def _answer(work: Callable[[], Message]) -> Message:
+    try:
+        return {"ok": work()}
     except EngineError as error:
         return _error(error)
     except RuntimeFailure as failure:
@@ -120,7 +178,7 @@ def _leash(control: socket.socket) -> None:
         os._exit(1)
 
 
-def _prepare(keep: list[int], kind: Kind) -> None:
+def _prepare(keep: list[int]) -> None:
     """While the host's /proc is there and everything is still allowed."""
     with suppress(OSError):  # the zygote's own protection is not for this
         fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
@@ -139,10 +197,14 @@ def _prepare(keep: list[int], kind: Kind) -> None:
         resource.setrlimit(limit, (value, value))
 
 
+def _masks(names: Iterable[str]) -> capabilities.Masks:
+    kept = capabilities.mask(names)
+    return capabilities.Masks(kept, kept, 0, kept, 0)
+
+
 def _drop(names: tuple[str, ...]) -> None:
     last = capabilities.last()
-    kept = capabilities.mask(names)
-    wanted = capabilities.Masks(kept, kept, 0, kept, 0)
+    wanted = _masks(names)
     capabilities.limit_bounding(wanted, last)
     capabilities.apply(wanted, last)
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)

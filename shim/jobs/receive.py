@@ -42,6 +42,8 @@ def put(root: Root, arguments: Message, fds: list[int]) -> Message:
         extraction.run(tar.Reader(body.unchunked(raw) if arguments["chunked"] else raw))
     except FileNotFoundError as error:
         raise paths.missing(arguments) from error
+    finally:
+        extraction.close()
     return {}
 
 
@@ -80,6 +82,10 @@ class Extraction:
         self._parent_path = b""
         self._parent = os.dup(destination)
         self._directory_times: dict[bytes, int] = {}
+
+    def close(self) -> None:
+        os.close(self._parent)
+        os.close(self._destination)
 
     def run(self, reader: tar.Reader) -> None:
         for entry in reader:

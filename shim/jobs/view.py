@@ -196,7 +196,7 @@ def _throw_away(root: Mount, scratch: str) -> int:
 
     The empty one is there for the mount points that the layers lack.
     """
-    memory = _memory()
+    memory = in_memory()
     target = os.open(scratch, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     syscalls.move_mount(memory, target)
     os.close(target)
@@ -223,7 +223,7 @@ def _throw_away(root: Mount, scratch: str) -> int:
     ).tree
 
 
-def _memory() -> int:
+def in_memory() -> int:
     context = syscalls.fsopen("tmpfs")
     try:
         syscalls.fsconfig(context, FSCONFIG_SET_STRING, "mode", "700")

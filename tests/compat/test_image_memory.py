@@ -35,11 +35,11 @@ def test_pull_of_a_large_layer(
     engine = make_engine()  # one whose image worker was not started before
     try:
         endpoint = Endpoint("own", engine.host)
-        # The last process that it starts by itself: until then its memory grows without a pull.
-        spare = f"longshore-spare {engine.exec_root}"
+        # The last processes that it starts by itself: until then its memory grows without a pull.
+        spare = f"longshore-spare-job {engine.exec_root}"
         polling.until(
-            lambda: spare in (process.title for process in endpoint.daemons()),
-            "the spare shim",
+            lambda: [process.title for process in endpoint.daemons()].count(spare) == 2,
+            "the spare jobs",
             timeout=20,
         )
         idle = endpoint.memory()

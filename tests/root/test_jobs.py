@@ -29,9 +29,16 @@ TRAPS = (
 )
 
 
-@pytest.fixture
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    lab = Lab(tmp_path_factory.mktemp("jobs"))
+class JobLab(Lab):
+    spares = False  # whether its jobs have waited for their requests
+
+
+@pytest.fixture(params=[False, True], ids=["forked", "spare"])
+def lab(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[JobLab]:
+    lab = JobLab(tmp_path_factory.mktemp("jobs"))
+    lab.spares = request.param
     yield lab
     lab.close()
 
@@ -40,19 +47,24 @@ class Job:
     """One job of the lab's zygote, with a stream if it has one."""
 
     def __init__(
-        self, lab: Lab, kind: str, view: Message, arguments: Message, fds: list[int]
+        self, lab: JobLab, kind: str, view: Message, arguments: Message, fds: list[int]
     ) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        request = {"op": "job", "kind": kind, "id": "ab" * 32, "exec_root": str(lab.exec_root)}
-        with theirs:
-            lab.control.send(
-                {**request, "view": view, "arguments": arguments}, [theirs.fileno(), *fds]
-            )
-        answer, received = lab.control.recv()
-        close_all(received)
-        self.pid = int(answer["pid"])
+        request = {"kind": kind, "id": "ab" * 32, "view": view, "arguments": arguments}
         ours.settimeout(20)
         self.control = Connection(ours)
+        with theirs:
+            if lab.spares:
+                self.pid = self._forked(lab, {"op": "spare-job"}, [theirs.fileno()])
+                self.control.send(request, fds)
+            else:
+                self.pid = self._forked(lab, {"op": "job", **request}, [theirs.fileno(), *fds])
+
+    def _forked(self, lab: Lab, request: Message, fds: list[int]) -> int:
+        lab.control.send({**request, "exec_root": str(lab.exec_root)}, fds)
+        answer, received = lab.control.recv()
+        close_all(received)
+        return int(answer["pid"])
 
     def answer(self) -> Message:
         with self.control.socket:
@@ -67,7 +79,7 @@ def running(shim: Shim) -> tuple[Message, list[int]]:
     return {"running": True, "hidden": ["/proc", "/sys", "/dev"]}, [os.pidfd_open(pid)]
 
 
-def stopped(lab: Lab, work: Path, **fields: Any) -> Message:
+def stopped(lab: JobLab, work: Path, **fields: Any) -> Message:
     """An overlay on the lab's root file system."""
     for name in ("upper", "work"):
         (work / name).mkdir(parents=True, exist_ok=True)
@@ -85,7 +97,7 @@ def stopped(lab: Lab, work: Path, **fields: Any) -> Message:
     }
 
 
-def get(lab: Lab, view: Message, fds: list[int], path: str) -> tuple[Message, bytes]:
+def get(lab: JobLab, view: Message, fds: list[int], path: str) -> tuple[Message, bytes]:
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
@@ -102,7 +114,7 @@ def get(lab: Lab, view: Message, fds: list[int], path: str) -> tuple[Message, by
     return job.answer(), data
 
 
-def put(lab: Lab, view: Message, fds: list[int], path: str, tar: bytes, **more: Any) -> Message:
+def put(lab: JobLab, view: Message, fds: list[int], path: str, tar: bytes, **more: Any) -> Message:
     ours, theirs = socket.socketpair()
     arguments = {
         "path": path,
@@ -125,7 +137,7 @@ def put(lab: Lab, view: Message, fds: list[int], path: str, tar: bytes, **more: 
 
 
 @pytest.mark.timeout(120)
-def test_exchanged_links_never_lead_out(lab: Lab, tmp_path: Path) -> None:
+def test_exchanged_links_never_lead_out(lab: JobLab, tmp_path: Path) -> None:
     """CVE-2018-15664: a directory that becomes a link between the look and the use."""
     canary = tmp_path / "file"
     canary.write_text("host")
@@ -151,7 +163,7 @@ def test_exchanged_links_never_lead_out(lab: Lab, tmp_path: Path) -> None:
     assert "ok" in codes
 
 
-def test_nothing_of_the_container_is_loaded(lab: Lab) -> None:
+def test_nothing_of_the_container_is_loaded(lab: JobLab) -> None:
     """CVE-2019-14271, CVE-2026-41567: libraries, codecs and programs of the image are not ours."""
     for trap in TRAPS:
         path = lab.rootfs / trap
@@ -174,7 +186,7 @@ def test_nothing_of_the_container_is_loaded(lab: Lab) -> None:
     close_all(fds)
 
 
-def test_a_fake_proc_is_not_entered(lab: Lab, tmp_path: Path) -> None:
+def test_a_fake_proc_is_not_entered(lab: JobLab, tmp_path: Path) -> None:
     """A procfs that the container got from elsewhere has no way to the job's own descriptors."""
     view, fds = running(
         lab.run("sleep", "1000", rootfs_mounts=[], config={"root": {"readonly": False}})
@@ -192,7 +204,7 @@ def test_a_fake_proc_is_not_entered(lab: Lab, tmp_path: Path) -> None:
         assert "error" in answer or b"root:" not in data, path
 
 
-def test_a_closed_control_socket_ends_the_job(lab: Lab, tmp_path: Path) -> None:
+def test_a_closed_control_socket_ends_the_job(lab: JobLab, tmp_path: Path) -> None:
     view = stopped(lab, tmp_path / "overlay")
     ours, theirs = socket.socketpair()
     arguments = {
@@ -211,7 +223,7 @@ def test_a_closed_control_socket_ends_the_job(lab: Lab, tmp_path: Path) -> None:
         until(job.ended, "the job to end")
 
 
-def test_readers_leave_a_stopped_container_alone(lab: Lab, tmp_path: Path) -> None:
+def test_readers_leave_a_stopped_container_alone(lab: JobLab, tmp_path: Path) -> None:
     """Not even a mount point is made where nothing is to be written."""
     work = tmp_path / "overlay"
     (tmp_path / "volume").mkdir()
@@ -231,7 +243,7 @@ def test_readers_leave_a_stopped_container_alone(lab: Lab, tmp_path: Path) -> No
     assert (tmp_path / "volume/more").read_text() == "y"
 
 
-def test_a_request_for_nonsense_is_answered(lab: Lab, tmp_path: Path) -> None:
+def test_a_request_for_nonsense_is_answered(lab: JobLab, tmp_path: Path) -> None:
     job = Job(lab, "format-disk", {}, {}, [])
     assert job.answer()["error"]["code"] == "invalid_argument"
     job = Job(lab, "stat", stopped(lab, tmp_path / "overlay"), {}, [])
