@@ -68,10 +68,17 @@ class _Lines:
     def __init__(self) -> None:
         self.ended = False
         self._begun = b""  # of a line that goes on in the next piece
+        self._last = 0  # a chunk's size
+        self._again = b""  # between its content and that of another of this size
         self._read: Callable[[bytes], int] = self._size
 
     def read(self, piece: memoryview, at: int) -> tuple[int, int]:
         """One line, or what there is of it: where it ends, and the size of the chunk behind it."""
+        if self._read == self._end and not self._begun:
+            # Clients send chunks of one size: taken apart, their lines cost 10 ms of 100 MB.
+            behind = at + len(self._again)
+            if piece[at:behind] == self._again:
+                return behind, self._last
         window = bytes(piece[at : at + WINDOW])
         length = window.find(b"\n") + 1
         self._begun += window[:length] if length else window
@@ -88,6 +95,7 @@ class _Lines:
             raise CorruptArchive("corrupt chunk in the request's body")
         size = int(digits, 16)
         self._read = self._end if size else self._trailer
+        self._last, self._again = size, b"\r\n%b\r\n" % line
         return size
 
     def _end(self, line: bytes) -> int:

@@ -44,6 +44,14 @@ def test_content_however_it_is_cut(seed: int) -> None:
     assert read(data + b"behind it", generator, longest) == content
 
 
+@pytest.mark.parametrize("longest", [*range(1, 25), 200])
+def test_chunks_of_one_size(longest: int) -> None:
+    content = b"\r\n6\r\n6" * 5  # which looks like what is between them
+    parts = (content[at : at + 6] for at in range(0, len(content), 6))
+    data = b"".join(b"6\r\n%b\r\n" % part for part in parts) + b"0\r\n\r\n"
+    assert read(data + b"0\r\n6\r\nbehind", random.Random(longest), longest) == content
+
+
 @pytest.mark.parametrize(
     ("data", "text"),
     [
@@ -51,6 +59,8 @@ def test_content_however_it_is_cut(seed: int) -> None:
         (b"5\r\nhello\r\n", "unexpected EOF"),
         (b"0\r\n", "unexpected EOF"),
         (b"5\r\nhelloX\r\n0\r\n\r\n", "corrupt chunk"),
+        (b"5\r\nhello\r\n5\r\nhelloX\r\n0\r\n\r\n", "corrupt chunk"),
+        (b"5\r\nhello\r\n5\r\nhello\r\n\r\n5\r\nhello\r\n0\r\n\r\n", "corrupt chunk"),
         (b"\r\n", "corrupt chunk"),
         (b"-5\r\nhello\r\n", "corrupt chunk"),
         (b"5_0\r\n", "corrupt chunk"),
@@ -59,5 +69,6 @@ def test_content_however_it_is_cut(seed: int) -> None:
     ],
 )
 def test_what_is_no_chunk(data: bytes, text: str) -> None:
-    with pytest.raises(CorruptArchive, match=text):
-        read(data, random.Random(0))
+    for seed in range(50):  # cut in many places
+        with pytest.raises(CorruptArchive, match=text):
+            read(data, random.Random(seed))
