@@ -104,9 +104,8 @@ async def run_in(
 ) -> Message:
     """The job's answer, or the error that it reports."""
     request = {"kind": kind, "id": container_id, "view": view, "arguments": arguments}
-    try:
-        data = await _ask(engine, request, fds)
-    except ConnectionResetError:  # a spare one, killed before it began
+    data = await _ask(engine, request, fds)
+    if data is None:
         data = await _ask(engine, request, fds, fork=True)
     if not data:
         raise InternalError(f"the {kind} job died")
@@ -119,14 +118,16 @@ async def run_in(
 
 async def _ask(
     engine: Engine, request: Message, fds: Sequence[int], *, fork: bool = False
-) -> bytes:
-    async with engine.zygote.job(request, fds, fork=fork) as control:
-        control.setblocking(False)
+) -> bytes | None:
+    """The answer; None of a spare job that was killed before it began."""
+    async with engine.zygote.job(request, fds, fork=fork) as job:
+        job.control.setblocking(False)
         try:
-            return await asyncio.get_running_loop().sock_recv(control, MAX_MESSAGE)
+            data = await asyncio.get_running_loop().sock_recv(job.control, MAX_MESSAGE)
         except asyncio.CancelledError:
-            await _end(control)
+            await _end(job.control)
             raise
+        return data if data or job.has_begun() else None
 
 
 async def _end(control: socket.socket) -> None:

@@ -86,17 +86,49 @@ async def _assign(
     return shim
 
 
-def _given(
-    spare: socket.socket | None, request: Message, fds: Sequence[int]
-) -> socket.socket | None:
-    """The spare job, with its request; None if there is none, or only a dead one."""
-    if spare is not None:
+class Job:
+    """One at its work; it owns its sockets. ``spare``: where it waited for the request, if so."""
+
+    def __init__(self, control: socket.socket, spare: socket.socket | None = None) -> None:
+        self.control = control
+        self._spare = spare
+
+    def __enter__(self) -> Job:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.control.close()
+        if self._spare is not None:
+            self._spare.close()
+
+    def has_begun(self) -> bool:
+        """To be asked of one that is dying."""
+        if self._spare is not None:
+            with suppress(BlockingIOError):
+                try:
+                    self._spare.recv(1, socket.MSG_DONTWAIT)
+                except ConnectionResetError:  # there was something that it had not read
+                    return False
+        return True
+
+
+def _given(spare: socket.socket | None, request: Message, fds: Sequence[int]) -> Job | None:
+    """The spare job, with its request; None if there is none, or only a dead one.
+
+    It gets a control socket of its own for this: the kernel may still be about to signal that a
+    request has come when the job has read it already, and this would be a pull at its leash.
+    """
+    if spare is None:
+        return None
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
         try:
-            Connection(spare).send(request, fds)
+            Connection(spare).send(request, [theirs.fileno(), *fds])
         except (OSError, ProtocolError):  # what is wrong with the request, forking will tell
+            ours.close()
             spare.close()
             return None
-    return spare
+    return Job(ours, spare)
 
 
 class Zygote:
@@ -140,19 +172,16 @@ class Zygote:
     @asynccontextmanager
     async def job(
         self, request: Message, fds: Sequence[int], *, fork: bool = False
-    ) -> AsyncIterator[socket.socket]:
-        """A job at its work (jobs.py), by its control socket; with ``fork`` no spare one.
-
-        A spare one that was killed before it had read the request resets the connection.
-        """
+    ) -> AsyncIterator[Job]:
+        """A job at its work (jobs.py); with ``fork`` no spare one."""
         with self._spare_jobs.rest():
             spare = None if fork else self._spare_jobs.take()
-            with _given(spare, request, fds) or await self._fork_job(request, fds) as control:
-                yield control
+            with _given(spare, request, fds) or await self._fork_job(request, fds) as job:
+                yield job
 
-    async def _fork_job(self, request: Message, fds: Sequence[int]) -> socket.socket:
+    async def _fork_job(self, request: Message, fds: Sequence[int]) -> Job:
         root = self._paths.exec_root
-        return await self._forked(lambda client: client.job(request, root, fds))
+        return Job(await self._forked(lambda client: client.job(request, root, fds)))
 
     async def _make_shim(self) -> socket.socket:
         return await self._forked(lambda client: client.spare("spare", self._paths.exec_root))

@@ -77,14 +77,20 @@ def run(request: Message, control: Connection, fds: list[int], exec_root: Path) 
         os._exit(0)
 
 
-def wait(control: Connection, exec_root: Path) -> NoReturn:
-    """Likewise, once the request comes; or nothing, if the other end is closed instead."""
+def wait(waiting: Connection, exec_root: Path) -> NoReturn:
+    """Likewise, once the request comes; or nothing, if the other end is closed instead.
+
+    With the request comes the control socket. On ``waiting`` its coming itself may be signalled,
+    also after it was read.
+    """
     try:
-        _prepare([control.fileno()])
+        _prepare([waiting.fileno()])
         rehearsal.run()
         _rehearse()
-        request, fds = control.recv()
-        _leash(control.socket)  # not before: a request would be a pull, too
+        request, (fd, *fds) = waiting.recv()
+        waiting.close()
+        control = Connection(socket.socket(fileno=fd))
+        _leash(control.socket)
         _take_title(request, exec_root)
         _finish(request, control, _answer(lambda: _work(request, fds)))
     finally:

@@ -43,6 +43,19 @@ def lab(
     lab.close()
 
 
+def forked(lab: Lab, request: Message, fds: list[int]) -> int:
+    lab.control.send({**request, "exec_root": str(lab.exec_root)}, fds)
+    answer, received = lab.control.recv()
+    close_all(received)
+    return int(answer["pid"])
+
+
+def spare(lab: Lab) -> tuple[int, Connection]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        return forked(lab, {"op": "spare-job"}, [theirs.fileno()]), Connection(ours)
+
+
 class Job:
     """One job of the lab's zygote, with a stream if it has one."""
 
@@ -54,17 +67,13 @@ class Job:
         ours.settimeout(20)
         self.control = Connection(ours)
         with theirs:
+            fds = [theirs.fileno(), *fds]
             if lab.spares:
-                self.pid = self._forked(lab, {"op": "spare-job"}, [theirs.fileno()])
-                self.control.send(request, fds)
+                self.pid, waiting = spare(lab)
+                waiting.send(request, fds)
+                waiting.close()
             else:
-                self.pid = self._forked(lab, {"op": "job", **request}, [theirs.fileno(), *fds])
-
-    def _forked(self, lab: Lab, request: Message, fds: list[int]) -> int:
-        lab.control.send({**request, "exec_root": str(lab.exec_root)}, fds)
-        answer, received = lab.control.recv()
-        close_all(received)
-        return int(answer["pid"])
+                self.pid = forked(lab, {"op": "job", **request}, fds)
 
     def answer(self) -> Message:
         with self.control.socket:
