@@ -18,6 +18,7 @@ from pathlib import Path
 
 import setproctitle
 
+from common import grpcpolling
 from common.paths import DEFAULT_EXEC_ROOT
 from compat_api import daemon_log
 from compat_api.daemon_config import DaemonConfig, load
@@ -49,6 +50,7 @@ def fail(message: str, status: int) -> None:
 
 
 def run(config: DaemonConfig) -> None:
+    grpcpolling.choose()
     options = config.engine
     daemon_log.configure(
         level=options.log_level, debug=options.debug, log_format=options.log_format

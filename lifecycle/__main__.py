@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 
+from common import grpcpolling
+
 # asyncio and hashlib load OpenSSL where they find it: 5 MB, for a process that speaks over unix
 # sockets and hashes small files. A plugin's https address imports ssl when it is used.
 LEFT_OUT = ("ssl", "_hashlib")
 
 
 def main() -> None:
+    grpcpolling.choose()
     for name in LEFT_OUT:
         sys.modules[name] = None  # type: ignore[assignment]
     from lifecycle import daemon
