@@ -42,12 +42,16 @@ def is_sealed(fd: int) -> bool:
 
 
 def _sealed_copy(source: int) -> int:
-    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
-    try:
-        copy = os.memfd_create("longshore", flags | _MFD_EXEC)
-    except OSError:
-        copy = os.memfd_create("longshore", flags)
+    copy = executable_file("longshore", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     while os.sendfile(copy, source, None, _CHUNK):
         pass
     fcntl.fcntl(copy, fcntl.F_ADD_SEALS, _SEALS)
     return copy
+
+
+def executable_file(name: str, flags: int) -> int:
+    """An empty file in memory that may be executed, whatever vm.memfd_noexec's default is."""
+    try:
+        return os.memfd_create(name, flags | _MFD_EXEC)
+    except OSError:  # before Linux 6.3, where all may
+        return os.memfd_create(name, flags)

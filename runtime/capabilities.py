@@ -36,7 +36,15 @@ class Masks:
 
     def has(self, name: str) -> bool:
         """Whether a process may have it, or come by it."""
-        return bool((self.bounding | self.permitted | self.inheritable) >> NUMBERS[name] & 1)
+        return bool(self._all >> NUMBERS[name] & 1)
+
+    def cover(self, mask_: int) -> bool:
+        """Whether that is so for all of them."""
+        return not mask_ & ~self._all
+
+    @property
+    def _all(self) -> int:
+        return self.bounding | self.permitted | self.inheritable
 
 
 @functools.cache
@@ -44,6 +52,16 @@ def last() -> int:
     """The highest capability of this kernel."""
     with open("/proc/sys/kernel/cap_last_cap", "rb") as file:
         return int(file.read())
+
+
+@functools.cache
+def own() -> int:
+    """Those that this process is permitted."""
+    with open("/proc/self/status", "rb") as file:
+        for line in file:
+            if line.startswith(b"CapPrm:"):
+                return int(line.split()[1], 16)
+    return 0
 
 
 def mask(names: Iterable[str]) -> int:
@@ -69,15 +87,20 @@ def masks(capabilities: Capabilities | None) -> Masks:
 
 
 def limit_bounding(wanted: Masks, last_capability: int) -> None:
-    numbers = range(last_capability + 1)
-    syscalls.drop_from_bounding([each for each in numbers if not wanted.bounding >> each & 1])
+    syscalls.drop_from_bounding(numbers(~wanted.bounding, last_capability))
 
 
 def apply(wanted: Masks, last_capability: int) -> None:
     syscalls.capset(wanted.effective, wanted.permitted, wanted.inheritable)
     syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_CLEAR_ALL)
-    # The kernel refuses what is not also permitted and inheritable; runc only warns of it.
-    ambient = wanted.ambient & wanted.permitted & wanted.inheritable
-    for number in range(last_capability + 1) if ambient else ():
-        if ambient >> number & 1:
-            syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_RAISE, number)
+    for number in raised_ambient(wanted, last_capability):
+        syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_RAISE, number)
+
+
+def raised_ambient(wanted: Masks, last_capability: int) -> list[int]:
+    """The kernel refuses what is not also permitted and inheritable; runc only warns of it."""
+    return numbers(wanted.ambient & wanted.permitted & wanted.inheritable, last_capability)
+
+
+def numbers(mask_: int, last_capability: int) -> list[int]:
+    return [each for each in range(last_capability + 1) if mask_ >> each & 1]

@@ -22,6 +22,7 @@ from runtime import (
     namespaces,
     procfs,
     program,
+    scripted,
     state,
     syscalls,
     validate,
@@ -62,6 +63,9 @@ def exec_process(
     prepared = program.prepare(process, seccomp_bpf, seccomp, preserve_fds=preserve_fds)
     with one_exception("exec"), ExitStack() as opened:
         plan, clone_fd, pid_namespace = _prepare(saved, process, prepared, stdio, opened)
+        if scripted.possible(plan):
+            with suppress(scripted.NotPossible):
+                return ExecProcess(*scripted.run(plan, clone_fd, pid_namespace))
         try:
             return _run(plan, clone_fd, pid_namespace, saved, seccomp)
         except ForkForbidden:

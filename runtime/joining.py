@@ -58,7 +58,7 @@ def _run(plan: Plan, channel: Channel) -> None:
     keep += plan.stdio or ()
     keep += range(3, 3 + plan.program.preserve_fds)
     program.detach_from_parent(keep, die_with_parent=True)
-    _set_oom_score(plan.oom_score_adj)
+    set_oom_score("self", plan.oom_score_adj)
     join_self(plan.cgroup_fds)
     if plan.user_namespace:
         program.raise_hard_limits(plan.program, 0)
@@ -86,9 +86,9 @@ def _run(plan: Plan, channel: Channel) -> None:
     program.execute(plan.program, executable, channel.socket.fileno())
 
 
-def _set_oom_score(wanted: int | None) -> None:
+def set_oom_score(process: int | str, wanted: int | None) -> None:
     """While /proc is the host's. The shim's own protection is not for its container."""
-    fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+    fd = os.open(f"/proc/{process}/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
     try:
         if wanted is None and int(os.read(fd, 16)) < 0:
             wanted = 0

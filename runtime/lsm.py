@@ -51,22 +51,36 @@ def prepare(process: Process) -> Labels:
     return Labels(profile, process.selinux_label)
 
 
+BENEATH = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_XDEV
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    path: str  # in a procfs
+    text: bytes
+    what: str  # failed, if it does
+
+    def failure(self, error: OSError) -> RuntimeFailure:
+        return RuntimeFailure.from_os("lsm", error, f"{self.what}: write /proc/{self.path}")
+
+
+def writes(labels: Labels) -> list[Write]:
+    wanted = []
+    if labels.apparmor:
+        text = f"exec {labels.apparmor}".encode()
+        what = "unable to apply apparmor profile: apparmor failed to apply profile"
+        wanted.append(Write("thread-self/attr/apparmor/exec", text, what))
+    if labels.selinux:
+        text = labels.selinux.encode()
+        wanted.append(Write("thread-self/attr/exec", text, "can't set process label"))
+    return wanted
+
+
 def apply(labels: Labels, procfs: int) -> None:
-    for path, text, what in (
-        (
-            "thread-self/attr/apparmor/exec",
-            f"exec {labels.apparmor}" if labels.apparmor else "",
-            "unable to apply apparmor profile: apparmor failed to apply profile",
-        ),
-        ("thread-self/attr/exec", labels.selinux, "can't set process label"),
-    ):
-        if not text:
-            continue
+    for write in writes(labels):
         try:
-            resolve = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_XDEV
-            fd = syscalls.openat2(procfs, path, os.O_WRONLY, resolve=resolve)
-            os.write(fd, text.encode())
+            fd = syscalls.openat2(procfs, write.path, os.O_WRONLY, resolve=BENEATH)
+            os.write(fd, write.text)
             os.close(fd)
         except OSError as error:
-            message = f"{what}: write /proc/{path}"
-            raise RuntimeFailure.from_os("lsm", error, message) from error
+            raise write.failure(error) from error

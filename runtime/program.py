@@ -157,9 +157,9 @@ def connect_stdio(fds: tuple[int, int, int]) -> None:
         os.close(copy)
 
 
-def own_stdio(uid: int) -> None:
+def own_stdio(uid: int, fds: Iterable[int] = range(3)) -> None:
     """Let the program reopen /dev/stdout and its like by name, whoever it runs as."""
-    for number in range(3):
+    for number in fds:
         about = os.fstat(number)
         null = stat.S_ISCHR(about.st_mode) and about.st_rdev == os.makedev(1, 3)
         if about.st_uid == uid or null:
@@ -197,11 +197,12 @@ def set_limits(program: Program) -> None:
         except (OSError, ValueError) as error:
             # Python has no errno for a soft limit above the hard one, or a hard one raised.
             code = errno.EINVAL if soft > hard else getattr(error, "errno", None) or errno.EPERM
-            message = (
-                "error setting rlimits for ready process: error setting rlimit type "
-                f"{number}: {reason(code)}"
-            )
-            raise RuntimeFailure("rlimits", message, errno=code) from error
+            raise limit_failure(number, code) from error
+
+
+def limit_failure(number: int, code: int) -> RuntimeFailure:
+    message = "error setting rlimits for ready process: error setting rlimit type "
+    return RuntimeFailure("rlimits", f"{message}{number}: {reason(code)}", errno=code)
 
 
 def install_seccomp(program: Program) -> int | None:
@@ -211,8 +212,12 @@ def install_seccomp(program: Program) -> int | None:
     try:
         result = syscalls.seccomp_filter(program.seccomp_bpf, program.seccomp_flags)
     except OSError as error:
-        raise RuntimeFailure.from_os("seccomp", error, "unable to init seccomp") from error
+        raise seccomp_failure(error) from error
     return result if program.wants_listener else None
+
+
+def seccomp_failure(error: OSError) -> RuntimeFailure:
+    return RuntimeFailure.from_os("seccomp", error, "unable to init seccomp")
 
 
 def restrict(program: Program, identity: users.Identity, procfs: int) -> int | None:
@@ -246,15 +251,22 @@ def change_user(program: Program, identity: users.Identity) -> None:
         os.setresgid(identity.gid, identity.gid, identity.gid)
         os.setresuid(identity.uid, identity.uid, identity.uid)
     except OSError as error:
-        raise RuntimeFailure.from_os("user", error, "unable to setup user") from error
+        raise user_failure(error) from error
     syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 0)
     if not entered:
         _chdir(program.process.cwd, final=True)
     _check_cwd()
     capabilities.apply(program.masks, program.last_capability)
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)  # some changes of credentials set it again
-    umask = program.process.user.umask
-    os.umask(0o022 if umask is None else umask)
+    os.umask(umask(program.process))
+
+
+def umask(process: Process) -> int:
+    return 0o022 if process.user.umask is None else process.user.umask
+
+
+def user_failure(error: OSError) -> RuntimeFailure:
+    return RuntimeFailure.from_os("user", error, "unable to setup user")
 
 
 def _chdir(path: str, *, final: bool) -> bool:
@@ -264,9 +276,13 @@ def _chdir(path: str, *, final: bool) -> bool:
     except OSError as error:
         if isinstance(error, PermissionError) and not final:
             return False
-        what = f'chdir to cwd ("{path}") set in config.json failed'
-        raise RuntimeFailure.from_os("chdir", error, what) from error
+        raise cwd_failure(path, error) from error
     return True
+
+
+def cwd_failure(path: str, error: OSError) -> RuntimeFailure:
+    what = f'chdir to cwd ("{path}") set in config.json failed'
+    return RuntimeFailure.from_os("chdir", error, what)
 
 
 def _check_cwd() -> None:
@@ -276,8 +292,12 @@ def _check_cwd() -> None:
     except OSError:
         inside = False
     if not inside:
-        message = "current working directory is outside of container mount namespace root"
-        raise RuntimeFailure("chdir", f"{message} -- possible container breakout detected")
+        raise cwd_outside()
+
+
+def cwd_outside() -> RuntimeFailure:
+    message = "current working directory is outside of container mount namespace root"
+    return RuntimeFailure("chdir", f"{message} -- possible container breakout detected")
 
 
 def environment(process: Process, home: str) -> dict[str, str]:
@@ -293,17 +313,25 @@ def find_program(name: str, path: str) -> str:
         try:
             _check_executable(name)
         except OSError as error:
-            raise _exec_failure(name, error) from error
+            raise exec_failure(name, error) from error
         return name
-    for directory in path.split(":") if name else ():
-        candidate = f"{directory or '.'}/{name}"
+    for candidate in candidates(name, path):
         try:
             _check_executable(candidate)
         except OSError:
             continue
         return candidate
+    raise not_found(name)
+
+
+def candidates(name: str, path: str) -> list[str]:
+    """Where a ``name`` without a slash is looked for."""
+    return [f"{directory or '.'}/{name}" for directory in path.split(":")] if name else []
+
+
+def not_found(name: str) -> RuntimeFailure:
     text = f'exec: "{name}": executable file not found in $PATH'
-    raise RuntimeFailure("exec", text, errno=errno.ENOENT, path=name)
+    return RuntimeFailure("exec", text, errno=errno.ENOENT, path=name)
 
 
 def _check_executable(path: str) -> None:
@@ -313,7 +341,7 @@ def _check_executable(path: str) -> None:
     syscalls.executable(path)
 
 
-def _exec_failure(name: str, error: OSError) -> RuntimeFailure:
+def exec_failure(name: str, error: OSError) -> RuntimeFailure:
     code = error.errno or 0
     if isinstance(error, IsADirectoryError):
         detail = "is a directory: permission denied"

@@ -109,4 +109,8 @@ def apply(scheduling: Scheduling) -> None:
         if scheduling.io_priority is not None:
             syscalls.ioprio_set(scheduling.io_priority)
     except OSError as error:
-        raise RuntimeFailure.from_os("scheduler", error, "error setting scheduler") from error
+        raise failure(error) from error
+
+
+def failure(error: OSError) -> RuntimeFailure:
+    return RuntimeFailure.from_os("scheduler", error, "error setting scheduler")

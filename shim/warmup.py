@@ -18,7 +18,7 @@ from pathlib import Path
 from common import endpoint, ids, netlink
 from common.endpoint import Endpoint
 from common.netlink import Netlink
-from runtime import capabilities, cgroups, oldoverlay, state, syscalls
+from runtime import callscript, capabilities, cgroups, oldoverlay, state, syscalls
 from runtime.channel import Channel
 from shim import rehearsal, request
 from shim.jobs import rehearsal as jobs
@@ -45,6 +45,8 @@ def warm_up(exec_root: Path) -> None:
     """Single-threaded, and with no child yet."""
     cgroups.detect()
     capabilities.last()
+    capabilities.own()
+    callscript.spawn_function()
     state.boot_id()
     oldoverlay.wanted()
     directory = exec_root / f"warm-up-{os.getpid()}"
@@ -52,6 +54,7 @@ def warm_up(exec_root: Path) -> None:
         for _ in range(_ROUNDS):
             _run_shim(directory)
             rehearsal.prepare_container()
+            rehearsal.prepare_exec()
             _plug()
             jobs.run()
     finally:

@@ -186,10 +186,10 @@ class Box:
         assert result.code == 0, result
         return result.output
 
-    def exec(self, *args: str, **process: Any) -> Result:
+    def exec(self, *args: str, by_fork: bool = False, **process: Any) -> Result:
         self.output.unlink(missing_ok=True)
         given = {**self.process, "terminal": False, "args": list(args), **process}
-        code = self.ask("exec", process=given)["code"]
+        code = self.ask("exec", process=given, by_fork=by_fork)["code"]
         return Result(code, self.output.read_text())
 
     def close(self) -> None:
