@@ -25,7 +25,7 @@ async def remove_locked(engine: Engine, container: Container, *, volumes: bool) 
     crash leaves of them is swept at the next start, since no record names them.
     """
     engine.containers.transition(container, pb.REMOVING)
-    if container.shim is not None:
+    if container.shim is not None and container.ending is None:
         await abandon(container)
     await release_network(engine, container)
     engine.containers.remove(container)
@@ -38,7 +38,7 @@ async def remove_locked(engine: Engine, container: Container, *, volumes: bool) 
 
 
 async def abandon(container: Container) -> None:
-    """End a shim whose container never started."""
+    """End a shim whose container never started; after an exit it ends by itself."""
     shim = container.shim
     if shim is not None:
         with suppress(EngineError):
