@@ -83,9 +83,10 @@ class Newborn:
         rootfs_mounts: Sequence[Mount],
         seccomp_bpf: bytes | None,
     ) -> NoReturn:
-        """The container. The parent gets "made" with the cgroup's path and its OOM watch, then
-        "ready", with the console where there is one, and is to send "start"; the channel closes
-        when the program runs. After "made" it is the parent's to remove what was made.
+        """The container. The parent gets "made" with the cgroup's path, the root's mount and the
+        OOM watch, then "ready", with the console where there is one, and is to send "start"; the
+        channel closes when the program runs. After "made" it is the parent's to remove what was
+        made.
         """
         preparation = self._preparation
         try:
@@ -100,7 +101,7 @@ class Newborn:
                 create.write_oom_score("self", spec.process.oom_score_adj)
                 create.save(plan, manager, host_pid(), directory, preparation.bundle)
                 watch = manager.watch_oom()
-                made = (watch.fd,) if watch else ()
+                made = (plan.root_tree, watch.fd) if watch else (plan.root_tree,)
                 poststop = bool(spec.hooks.poststop)
                 channel.send("made", made, cgroup=manager.path, poststop=poststop)
                 undo.pop_all()

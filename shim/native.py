@@ -83,6 +83,9 @@ class NativeContainer:
         self._cgroup_path = ""
         self._spec: spec.Spec | None = None  # only where its poststop hooks will be wanted
         self._pidfd = -1
+        # The last unmount of an overlay writes out the file system below it, for which the exit of
+        # a container's init would wait: so the shim has a hand on it until the exit is reported.
+        self._root_fd = -1
         self._oom_watch: OOMWatch | None = None
         newborn.request(container_id, requests.creation_fields(message))
 
@@ -114,6 +117,8 @@ class NativeContainer:
         self._pid, self._cgroup_path = pid, made.cgroup
         if made.poststop:
             self._spec = configuration.read(self._id, requests.creation(self._message))
+        if made.root is not None:
+            self._root_fd = made.root
         if made.oom is not None:
             self._oom_watch = OOMWatch(made.oom)
 
@@ -125,7 +130,7 @@ class NativeContainer:
             raise
         pidfd, console, oom = (fds.pop(0) if given else None for given in created["given"])
         assert pidfd is not None
-        made = Made(str(created["cgroup"]), bool(created["poststop"]), oom, console)
+        made = Made(str(created["cgroup"]), bool(created["poststop"]), None, oom, console)
         self._adopt(int(created["pid"]), made)
         self._pidfd = os.dup(pidfd)
         return Started(self._pid, pidfd, console)
@@ -185,8 +190,13 @@ class NativeContainer:
         self._newborn.close()
         if self._starter is not None:
             self._starter.close()
-        if self._pid:
-            container.delete(self._state(), self._spec, force=True)
+        try:
+            if self._pid:
+                container.delete(self._state(), self._spec, force=True)
+        finally:
+            if self._root_fd >= 0:
+                os.close(self._root_fd)
+                self._root_fd = -1
 
     def _remove_remains(self) -> None:
         """Whoever was creating it was ended, with it a container that had not begun to run."""

@@ -46,7 +46,8 @@ class InitDied(RuntimeFailure):
 class Made:
     cgroup: str
     poststop: bool  # whether there are such hooks
-    oom: int | None  # descriptors, owned by the caller
+    root: int | None  # descriptors, owned by the caller
+    oom: int | None
     console: int | None
 
 
@@ -109,7 +110,9 @@ class Newborn:
             self.undone = not isinstance(failure, InitDied)
             raise
         ready = self._receive(channel, "ready", made.fields["cgroup"])
-        return Made(**made.fields, oom=_only(made.fds), console=_only(ready.fds))
+        root, oom, *_ = (*made.fds, None, None)
+        console, *_ = (*ready.fds, None)
+        return Made(**made.fields, root=root, oom=oom, console=console)
 
     def start(self) -> None:
         """Returns when the program is being executed."""
@@ -156,10 +159,6 @@ class Newborn:
             raise create.death(self.pidfd, manager(cgroup)) if cgroup else InitDied
         assert message.kind == kind
         return message
-
-
-def _only(fds: tuple[int, ...]) -> int | None:
-    return fds[0] if fds else None
 
 
 # What follows runs in the process itself.
