@@ -7,7 +7,8 @@ The code makes one call after the other; each says where its result goes and whi
 if it succeeded, failed, or had one certain result. Nothing of ours is in that process's memory,
 so nothing can be found there, and it opens no file but those in the table.
 
-``spawn`` starts it as vfork does, straight into a cgroup or the PID namespace set for children.
+``spawn`` starts it as vfork does. Until it is a program of its own it has the caller's memory, so
+it must not be seen by anybody who may trace: PID namespaces are for later.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import os
 import platform
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from common import sealed
 from runtime import syscalls
@@ -85,12 +86,14 @@ SUPPORTED = platform.machine() == "x86_64"
 NOT_EXECUTED = 127  # the exit status of a child whose execveat failed
 # arch/x86/entry/syscalls/syscall_64.tbl
 NR = {
+    "read": 0,
     "write": 1,
     "rt_sigaction": 13,
     "rt_sigprocmask": 14,
     "ioctl": 16,
     "sendmsg": 46,
     "recvmsg": 47,
+    "clone": 56,
     "execve": 59,
     "fcntl": 72,
     "getcwd": 79,
@@ -119,7 +122,9 @@ NR = {
 
 CODE, HEAD, DATA = 0x400000, 0x500000, 0x10000000  # addresses
 FAILED, SCRATCH, TABLE = HEAD, HEAD + 16, HEAD + 32
-END = TABLE  # the first two records: report what failed, and exit; the script follows them
+_RECORD = struct.Struct("<12q")
+# The first two records: report what failed, and exit. The script follows them.
+END, EXIT = TABLE, TABLE + _RECORD.size
 NEXT = 0
 REPORT = struct.Struct("<2q")  # at FAILED: the record's address, the result
 PAGE = 4096
@@ -131,7 +136,6 @@ NEVER = 1 << 62  # no call's result
 CLONE_VM, CLONE_VFORK = 0x100, 0x4000  # linux/sched.h
 
 _ARGV, _ENVP = syscalls.string_vector([b"longshore-exec"]), syscalls.string_vector([])
-_RECORD = struct.Struct("<12q")
 _WORD = struct.Struct("<q")
 _STORE, _EQUAL, _ON_ERROR, _THEN = 7, 9, 10, 11  # words of a record
 _PADDING = tuple(bytes(-size % 8) for size in range(8))
@@ -155,7 +159,7 @@ class Script:
         self._table = bytearray()
         self._data = bytearray()
         self._failures: dict[int, Failure] = {}
-        self.call("write", channel, FAILED, REPORT.size, on_error=END + _RECORD.size)
+        self.call("write", channel, FAILED, REPORT.size, on_error=EXIT)
         self.call("exit_group", 1)
 
     def data(self, content: bytes) -> int:
@@ -181,7 +185,7 @@ class Script:
         failure: Failure | None = None,
         on_error: Label | int = END,
         then: Label | int = 0,
-        equal: tuple[int, Label] | None = None,
+        equal: tuple[int, Label | int] | None = None,
         store: int = SCRATCH,
     ) -> int:
         """The record's address; ``then`` of 0 is the next record, as is ``on_error`` of NEXT."""
@@ -227,14 +231,14 @@ class Script:
         _WORD.pack_into(self._table, record - TABLE + 8 * _STORE, address)
 
     def failure(self, report: bytes) -> RuntimeFailure:
-        """What the process's report of ``REPORT``'s form says."""
+        """What the process's report says, which is the container's word once it is inside."""
+        if len(report) != REPORT.size:
+            return RuntimeFailure("exec", "the process ended in disorder")
         address, result = REPORT.unpack(report)
         failure = self._failures.get(address)
         if failure is not None:
             return failure(-result)
-        number = _WORD.unpack_from(self._table, address - TABLE)[0]
-        name = next(name for name, each in NR.items() if each == number)
-        return RuntimeFailure.from_os("exec", OSError(-result, name))
+        return RuntimeFailure.from_os("exec", OSError(-result, ""))
 
     def image(self) -> bytes:
         """The ELF file."""
@@ -268,7 +272,8 @@ def spawn(image: bytes, *, cgroup_fd: int = -1) -> tuple[int, int]:
     """(pid, pidfd) of a process that runs the ELF file ``image``; returns when it does.
 
     What it is to have of the caller's descriptors is inheritable. It ends with ``NOT_EXECUTED`` if
-    the kernel does not execute files in memory.
+    the kernel does not execute files in memory. Its OOM score is the caller to set: in a cgroup of
+    a container's it is at first one that no kill takes.
     """
     function = spawn_function()
     pidfd = ctypes.c_int(-1)
@@ -285,7 +290,7 @@ def spawn(image: bytes, *, cgroup_fd: int = -1) -> tuple[int, int]:
         if os.write(file, image) != len(image):
             raise OSError(errno.ENOSPC, "no memory for the process's file")
         # A handler of ours must not run in the child, which has our memory.
-        with _signals_blocked():
+        with _signals_blocked(), _spared_by_oom(cgroup_fd >= 0):
             pid = function(ctypes.byref(args), ctypes.sizeof(args), file, _ARGV, _ENVP)
     finally:
         os.close(file)
@@ -308,6 +313,22 @@ def spawn_function() -> Callable[..., int]:
         return prototype(syscalls.map_executable(fd, PAGE))
     finally:
         os.close(fd)
+
+
+@contextmanager
+def _spared_by_oom(wanted: bool) -> Iterator[None]:
+    """A kill of the whole cgroup (memory.oom.group) takes who shares memory with the child: us."""
+    if not wanted:
+        yield
+        return
+    with open("/proc/self/oom_score_adj", "r+b", buffering=0) as file:
+        before = file.read()
+        with suppress(OSError):  # without CAP_SYS_RESOURCE, as in an outer container
+            file.write(b"-1000")
+        try:
+            yield
+        finally:
+            file.write(before)
 
 
 @contextmanager

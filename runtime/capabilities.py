@@ -34,34 +34,12 @@ class Masks:
     permitted: int
     ambient: int
 
-    def has(self, name: str) -> bool:
-        """Whether a process may have it, or come by it."""
-        return bool(self._all >> NUMBERS[name] & 1)
-
-    def cover(self, mask_: int) -> bool:
-        """Whether that is so for all of them."""
-        return not mask_ & ~self._all
-
-    @property
-    def _all(self) -> int:
-        return self.bounding | self.permitted | self.inheritable
-
 
 @functools.cache
 def last() -> int:
     """The highest capability of this kernel."""
     with open("/proc/sys/kernel/cap_last_cap", "rb") as file:
         return int(file.read())
-
-
-@functools.cache
-def own() -> int:
-    """Those that this process is permitted."""
-    with open("/proc/self/status", "rb") as file:
-        for line in file:
-            if line.startswith(b"CapPrm:"):
-                return int(line.split()[1], 16)
-    return 0
 
 
 def mask(names: Iterable[str]) -> int:

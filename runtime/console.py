@@ -12,6 +12,7 @@ import os
 import stat
 import struct
 import termios
+from contextlib import ExitStack
 
 from runtime import syscalls
 from runtime.errors import RuntimeFailure
@@ -27,24 +28,34 @@ PTMX = os.makedev(5, 2)
 def open_pair(root: Root, size: ConsoleSize | None) -> tuple[int, int]:
     """(master, terminal)."""
     flags = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
-    try:
-        master = root.open("/dev/pts/ptmx", flags)
-        about = os.fstat(master)
-        if not stat.S_ISCHR(about.st_mode) or about.st_rdev != PTMX:
-            raise RuntimeFailure("console", "/dev/pts/ptmx is not a pseudo-terminal master")
-        if syscalls.fstatfs_type(master) != syscalls.DEVPTS_SUPER_MAGIC:
-            raise RuntimeFailure("console", "/dev/pts is not a devpts file system")
-        fcntl.ioctl(master, TIOCSPTLCK, struct.pack("i", 0))
-        terminal = fcntl.ioctl(master, TIOCGPTPEER, flags)
-        if size is not None:
-            set_size(terminal, size)
-    except OSError as error:
-        raise RuntimeFailure.from_os("console", error, "unable to open a terminal") from error
+    with ExitStack() as undo:
+        try:
+            master = root.open_if("/dev/pts/ptmx", flags, _is_ptmx)
+            undo.callback(os.close, master)
+            fcntl.ioctl(master, TIOCSPTLCK, struct.pack("i", 0))
+            terminal = fcntl.ioctl(master, TIOCGPTPEER, flags)
+            undo.callback(os.close, terminal)
+            if size is not None:
+                set_size(terminal, size)
+        except OSError as error:
+            raise RuntimeFailure.from_os("console", error, "unable to open a terminal") from error
+        undo.pop_all()
     return master, terminal
 
 
+def _is_ptmx(fd: int) -> bool:
+    about = os.fstat(fd)
+    if not stat.S_ISCHR(about.st_mode) or about.st_rdev != PTMX:
+        raise RuntimeFailure("console", "/dev/pts/ptmx is not a pseudo-terminal master")
+    if syscalls.fstatfs_type(fd) != syscalls.DEVPTS_SUPER_MAGIC:
+        raise RuntimeFailure("console", "/dev/pts is not a devpts file system")
+    return True
+
+
 def set_size(fd: int, size: ConsoleSize) -> None:
-    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", size.height, size.width, 0, 0))
+    # The kernel's fields have 16 bits; what is more is cut off, as by runc.
+    rows, columns = size.height & 0xFFFF, size.width & 0xFFFF
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
 
 def control(terminal: int) -> None:

@@ -16,18 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime import (
-    capabilities,
-    hooks,
-    idmaps,
-    init,
-    listener,
-    namespaces,
-    program,
-    state,
-    syscalls,
-)
-from runtime.capabilities import Masks
+from runtime import hooks, idmaps, init, listener, namespaces, program, state, syscalls
 from runtime.cgroups import CgroupError, Manager, with_default_devices
 from runtime.cgroups import manager as cgroup_manager
 from runtime.cgroups.files import WriteFailed
@@ -270,15 +259,9 @@ def save(plan: init.Plan, manager: Manager, pid: int, directory: Path, bundle: s
         annotations=plan.spec.annotations,
         oom_score_adj=plan.spec.process.oom_score_adj,
         directory=str(directory),
-        may_trace=_may_trace(plan.program.masks),
     )
     state.save(saved)
     return saved
-
-
-def _may_trace(masks: Masks) -> bool:
-    """By CAP_SYS_PTRACE, or with all that a process has which joins them; user_namespaces(7)."""
-    return masks.has("CAP_SYS_PTRACE") or masks.cover(capabilities.own())
 
 
 def death(pidfd: int, manager: Manager) -> RuntimeFailure:

@@ -16,12 +16,12 @@ import struct
 from dataclasses import dataclass, field
 
 from runtime import callscript, capabilities, lsm, program, scheduling, syscalls
-from runtime.callscript import END, NEXT, Label, Script
+from runtime.callscript import END, EXIT, NEXT, Label, Script
 from runtime.errors import RuntimeFailure
 from runtime.program import Program
 from runtime.users import Identity
 
-READY = b"r"
+READY, ADOPTED = b"r", b"a"
 MAX_GROUPS = 256
 MAX_HOME = 1024
 FIRST_FD = 10  # of those given; the root directory and then a terminal come below
@@ -32,6 +32,7 @@ _SOCK_FPROG = struct.Struct("<H6xQ")
 _MESSAGE_HEADER = struct.Struct("<QI4xQQQQi4x")  # msghdr: 64 bits
 _RIGHTS = struct.Struct("<QIIi4x")  # cmsghdr and one descriptor
 _RIGHTS_SIZE = 20
+_WORD = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,15 @@ class Descriptors:
         return sorted({*given, self.procfs} - {-1})
 
 
+class Forbidden(RuntimeFailure):
+    """A seccomp filter is against the last step, into the PID namespace."""
+
+    def __init__(self) -> None:
+        super().__init__("fork", "the seccomp filter forbids to enter the PID namespace")
+
+
 def script(prepared: Program, namespace_flags: int, fds: Descriptors) -> Script:
+    """With CLONE_NEWPID in the flags, what runs in the end is a second process: see scripted.py."""
     return _Entering(prepared, namespace_flags, fds).script()
 
 
@@ -148,8 +157,6 @@ class _Entering:
         stdio = (OPENED,) * 3 if self._process.terminal else self._fds.stdio
         for number, fd in enumerate(stdio or ()):
             call("dup3", fd, number, 0)
-        if self._process.terminal:
-            call("ioctl", 0, _TIOCSCTTY, 0)
         call("keyctl", syscalls.KEYCTL_JOIN_SESSION_KEYRING, 0)
 
     def _fill(self, receive: int) -> None:
@@ -168,7 +175,7 @@ class _Entering:
         self._schedule()
         for number, soft, hard in self._program.rlimits:
             call(
-                *("prlimit64", 0, number, self._script.data(struct.pack("<2q", soft, hard)), 0),
+                *("prlimit64", 0, number, self._script.data(_limits(soft, hard)), 0),
                 failure=_limit_failure(number, soft, hard),
             )
         if self._process.no_new_privileges:
@@ -226,17 +233,18 @@ class _Entering:
             self._prctl(syscalls.PR_CAPBSET_DROP, number)
         directory = self._script.string(os.fsencode(self._process.cwd))
         as_user, done = Label(), Label()
+
+        def failure(code: int) -> RuntimeFailure:
+            return program.cwd_failure(self._process.cwd, OSError(code, ""))
+
         # As root first, as Docker users expect of a 0700 directory; else as the user, on NFS.
-        call("chdir", directory, on_error=as_user)
+        call("chdir", directory, equal=(-errno.EACCES, as_user), failure=failure)
         self._set_ids(done)
         self._script.place(as_user)
         entered = Label()
         self._set_ids(entered)
         self._script.place(entered)
-        call(
-            *("chdir", directory),
-            failure=lambda code: program.cwd_failure(self._process.cwd, OSError(code, "")),
-        )
+        call("chdir", directory, failure=failure)
         self._script.place(done)
         self._check_cwd()
         header, data = syscalls.capset_arguments(
@@ -338,6 +346,10 @@ class _Entering:
         """With no_new_privs the filter may forbid all but execve, so it comes last."""
         call = self._script.call
         call("write", self._fds.channel, self._script.data(READY), len(READY))
+        if self._flags & syscalls.CLONE_NEWPID:
+            self._go_inside()
+        if self._process.terminal:
+            call("ioctl", 0, _TIOCSCTTY, 0)
         self._prctl(syscalls.PR_SET_PDEATHSIG, 0)
         self._close_all()
         if self._process.no_new_privileges:
@@ -348,6 +360,45 @@ class _Entering:
                 "exec", OSError(code, "", path), f"exec {path}"
             ),
         )
+
+    def _go_inside(self) -> None:
+        """A copy goes on in the PID namespace; it is the caller's child, who is told of it.
+
+        Who can look into it there finds what they may do themselves.
+        """
+        call, channel = self._script.call, self._fds.channel
+        pid, answer = self._script.data(bytes(8)), self._script.data(bytes(8))
+        rights = self._script.data(
+            _RIGHTS.pack(_RIGHTS_SIZE, socket.SOL_SOCKET, socket.SCM_RIGHTS, 0)
+        )
+        part = self._script.data(_IOVEC.pack(pid, 8))
+        message = _MESSAGE_HEADER.pack(0, 0, part, 1, rights, _RIGHTS_SIZE, 0)
+        flags = syscalls.CLONE_PARENT | syscalls.CLONE_PIDFD
+        copy = Label()
+        call(
+            *("clone", flags, 0, rights + 16),
+            equal=(0, copy),
+            store=pid,
+            failure=_not_inside,
+        )
+        call("sendmsg", channel, self._script.data(message), socket.MSG_NOSIGNAL)
+        call("exit_group", 0)
+        self._script.place(copy)
+        self._prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+        call("setsid")
+        # The caller must know whom to wait for before this can end.
+        call("read", channel, answer, 8, equal=(0, EXIT))
+
+
+def _not_inside(code: int) -> RuntimeFailure:
+    if code in (errno.EPERM, errno.ENOSYS):
+        return Forbidden()
+    what = "unable to enter the PID namespace"
+    return RuntimeFailure.from_os("fork", OSError(code, ""), what)
+
+
+def _limits(soft: int, hard: int) -> bytes:
+    return struct.pack("<2Q", soft & _WORD, hard & _WORD)
 
 
 def _limit_failure(number: int, soft: int, hard: int) -> callscript.Failure:

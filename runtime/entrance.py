@@ -1,12 +1,13 @@
-"""Library: exec's step into the PID namespace of a container that may have CAP_SYS_PTRACE.
+"""Library: exec's step into the container's PID namespace, the last before its program runs.
 
-What is in a PID namespace is looked into by whoever has that capability there. A process that has
-the host's root directory, or more capabilities than the container, must not be. So the child side
-stays outside while it becomes what the program is to be; then a copy goes on, inside. What that
-copy says is the container's word: only that it failed, as by then all else has been said.
+What is in a PID namespace is looked into by whoever has CAP_SYS_PTRACE there, which may be another
+container that has joined it. A process that has the host's root directory, or more capabilities
+than the container, must not be. So the child side stays outside while it becomes what the program
+is to be; then a copy goes on, inside. What that copy says is the container's word: only that it
+failed, as by then all else has been said.
 
-Against others it is enough not to be dumpable. A container that joins another's PID namespace
-cannot be made like this: its /proc has to be mounted from inside.
+Against others it would be enough not to be dumpable. A container that joins another's PID
+namespace cannot be made like this: its /proc has to be mounted from inside.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from runtime import (
+    entering,
     entrance,
     idmaps,
     joining,
@@ -64,8 +65,12 @@ def exec_process(
     with one_exception("exec"), ExitStack() as opened:
         plan, clone_fd, pid_namespace = _prepare(saved, process, prepared, stdio, opened)
         if scripted.possible(plan):
-            with suppress(scripted.NotPossible):
-                return ExecProcess(*scripted.run(plan, clone_fd, pid_namespace))
+            try:
+                return ExecProcess(*scripted.run(plan, clone_fd))
+            except scripted.NotPossible:
+                pass
+            except entering.Forbidden:
+                plan = dataclasses.replace(plan, forks=False)
         try:
             return _run(plan, clone_fd, pid_namespace, saved, seccomp)
         except ForkForbidden:
@@ -140,8 +145,8 @@ def _prepare(
         stdio=stdio.fds if stdio else None,
         procfs=own(procfs.detached()) if prepared.lsm else -1,
         oom_score_adj=saved.oom_score_adj if adjustment is None else adjustment,
-        # A second fork takes 2 ms. What "scheduler" says may not be for children.
-        forks=saved.may_trace and pid_namespace is not None and process.scheduler is None,
+        # What "scheduler" says may not be for children.
+        forks=pid_namespace is not None and process.scheduler is None,
     )
     # The pid may have been reused between the check and the open, but not if init still lives.
     if not state.alive(saved):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 
 from runtime import syscalls
@@ -34,10 +35,15 @@ def components(path: str) -> list[str]:
 
 
 class Root:
-    """Owns ``fd``, an O_PATH descriptor of the root directory."""
+    """Owns ``fd``, an O_PATH descriptor of the root directory.
 
-    def __init__(self, fd: int) -> None:
+    ``outside``: for a process that the container's cgroup does not keep from opening devices, and
+    with the host's /proc. It opens nothing before it knows what that is.
+    """
+
+    def __init__(self, fd: int, *, outside: bool = False) -> None:
         self.fd = fd
+        self._outside = outside
 
     def open(self, path: str, flags: int = os.O_PATH, *, no_symlinks: bool = False) -> int:
         resolve = IN_ROOT | (RESOLVE_NO_SYMLINKS if no_symlinks else 0)
@@ -107,17 +113,33 @@ class Root:
         Never blocks: whoever made the root may have put a FIFO or a device there.
         """
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
+
+        def readable(fd: int) -> bool:
+            about = os.fstat(fd)
+            return stat.S_ISREG(about.st_mode) and about.st_size <= limit
+
         try:
-            fd = self.open(path, flags)
+            fd = self.open_if(path, flags, readable)
         except OSError:
             return None
         try:
-            about = os.fstat(fd)
-            if not stat.S_ISREG(about.st_mode) or about.st_size > limit:
-                return None
             return os.read(fd, limit)
         finally:
             os.close(fd)
+
+    def open_if(self, path: str, flags: int, acceptable: Callable[[int], bool]) -> int:
+        """EINVAL if ``acceptable`` says so of a descriptor, outside of one that opened nothing."""
+        fd = self.open(path, os.O_PATH if self._outside else flags)
+        try:
+            if not acceptable(fd):
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
+            if self._outside:
+                found, fd = fd, os.open(f"/proc/self/fd/{fd}", flags | os.O_CLOEXEC)
+                os.close(found)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
 
 def _enter_new_directory(parent: int, name: str, mode: int) -> int:

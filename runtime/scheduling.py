@@ -93,7 +93,10 @@ def parse_cpus(text: str) -> frozenset[int]:
     try:
         for part in text.split(","):
             first, _, last = part.partition("-")
-            cpus.update(range(int(first), int(last or first) + 1))
+            numbers = range(int(first), int(last or first) + 1)
+            if not numbers:
+                raise ValueError(part)
+            cpus.update(numbers)
     except ValueError as error:
         raise RuntimeFailure("config", f"invalid CPU list: {text!r}") from error
     return frozenset(cpus)

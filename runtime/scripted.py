@@ -1,25 +1,28 @@
 """Library: exec's parent side for most containers, whose new process is a script's (entering.py).
 
-The rest goes by a fork of Python (joining.py): it takes more than a list of calls to map the ids
-of a user namespace, to hand over a seccomp listener, or to keep out of sight of who may trace.
+The rest goes by a fork of Python (joining.py): it takes more than a list of calls to hand over a
+seccomp listener, or to give descriptors to whom a user namespace maps.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import select
 import signal
 import socket
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 
-from runtime import callscript, console, entering, joining, namespaces, program, users
-from runtime.channel import MAX_FDS
+from runtime import callscript, console, entering, joining, program, users
 from runtime.errors import RuntimeFailure
 from runtime.joining import Plan
 from runtime.rootpath import Root
+from runtime.spec import User
 
+MAX_FILE = 1 << 16  # bytes of the container's passwd and group
 _LIMIT = 4096  # bytes of a message of the process's
 
 
@@ -27,40 +30,61 @@ class NotPossible(Exception):
     """Nothing has happened: the other way is open."""
 
 
+@dataclass(slots=True)
+class _Processes:
+    """Those that there are; owned until they are given away."""
+
+    pid: int
+    pidfd: int
+    master: int | None = None
+
+    def replace(self, pid: int, pidfd: int) -> None:
+        """The first one has done its part, and ends."""
+        os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+        os.close(self.pidfd)
+        self.pid, self.pidfd = pid, pidfd
+
+    def end(self) -> None:
+        if self.master is not None:
+            os.close(self.master)
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+        os.close(self.pidfd)
+
+
 def possible(plan: Plan) -> bool:
     prepared = plan.program
-    return not (
-        plan.forks
-        or plan.user_namespace
+    return callscript.SUPPORTED and not (
+        plan.user_namespace
         or prepared.wants_listener
         or prepared.preserve_fds
-        or not callscript.SUPPORTED
+        or prepared.process.scheduler  # what it says may not be for children
     )
 
 
-def run(plan: Plan, clone_fd: int, pid_namespace: int | None) -> tuple[int, int, int | None]:
-    """(pid, pidfd, pty master) of a process that is executing its program."""
+def run(plan: Plan, clone_fd: int) -> tuple[int, int, int | None]:
+    """(pid, pidfd, pty master) of a process that is executing its program.
+
+    With a PID namespace that is a copy of the process that was started, made as its last step, for
+    who may trace looks into whatever is in there: see entrance.py.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
         with theirs, _given(plan, theirs.fileno()) as fds:
             script = entering.script(plan.program, plan.namespace_flags, fds)
-            image = script.image()
-            with namespaces.children_in_pid_namespace(pid_namespace):
-                pid, pidfd = callscript.spawn(image, cgroup_fd=clone_fd)
+            started = _Processes(*callscript.spawn(script.image(), cgroup_fd=clone_fd))
         try:
-            joining.set_oom_score(pid, plan.oom_score_adj)
-            master = _answer(plan, script, ours, pidfd)
-        except BaseException:
-            _end(pidfd)
-            raise
-        try:
+            joining.set_oom_score(started.pid, plan.oom_score_adj)
+            _answer(plan, script, ours, started)
+            _expect_ready(script, ours)
+            if plan.forks:
+                _adopt_copy(script, ours, started)
             _wait_for_program(script, ours)
         except BaseException:
-            if master is not None:
-                os.close(master)
-            _end(pidfd)
+            started.end()
             raise
-    return pid, pidfd, master
+    return started.pid, started.pidfd, started.master
 
 
 @contextmanager
@@ -84,41 +108,46 @@ def _given(plan: Plan, channel: int) -> Iterator[entering.Descriptors]:
 
 
 def _answer(
-    plan: Plan, script: callscript.Script, channel: socket.socket, pidfd: int
-) -> int | None:
-    """Take the root directory, give ids and a terminal; the terminal's master is returned."""
+    plan: Plan, script: callscript.Script, channel: socket.socket, started: _Processes
+) -> None:
+    """Take the root directory, give ids and a terminal."""
     with ExitStack() as opened:
-        root = _receive_root(script, channel, pidfd)
+        root = _receive_root(script, channel, started.pidfd)
         opened.callback(os.close, root.fd)
-        identity = users.resolve(plan.program.process.user, root)
+        identity = _identity(plan.program.process.user, root)
         answer = entering.answer(identity)
         if answer is None:
             raise NotPossible
-        master, rights = None, []
+        stdio: Sequence[int] = plan.stdio or range(3)
+        rights = []
         if plan.program.process.terminal:
-            master, terminal = console.open_pair(root, plan.program.process.console_size)
+            size = plan.program.process.console_size
+            started.master, terminal = console.open_pair(root, size)
             opened.callback(os.close, terminal)
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [terminal]))]
-        try:
-            stdio = (terminal,) if master is not None else plan.stdio or range(3)
-            program.own_stdio(identity.uid, stdio)
-            with suppress(BrokenPipeError):  # it has failed meanwhile, and says why
-                channel.sendmsg([answer], rights, socket.MSG_NOSIGNAL)
-        except BaseException:
-            if master is not None:
-                os.close(master)
-            raise
-    return master
+            stdio = [terminal]
+        program.own_stdio(identity.uid, stdio)
+        with suppress(BrokenPipeError):  # it has failed meanwhile, and says why
+            channel.sendmsg([answer], rights, socket.MSG_NOSIGNAL)
+
+
+def _identity(user: User, root: Root) -> users.Identity:
+    """Longer files are read in a process of the container's: this one has others to serve."""
+    for name in ("etc/passwd", "etc/group"):
+        with suppress(FileNotFoundError):
+            fd = root.open(name)
+            try:
+                if os.fstat(fd).st_size > MAX_FILE:
+                    raise NotPossible
+            finally:
+                os.close(fd)
+    return users.resolve(user, root)
 
 
 def _receive_root(script: callscript.Script, channel: socket.socket, pidfd: int) -> Root:
-    space = socket.CMSG_SPACE(MAX_FDS * 4)
-    data, rights, _, _ = channel.recvmsg(_LIMIT, space, socket.MSG_CMSG_CLOEXEC)
-    fds = array("i")
-    for _level, _kind, content in rights:
-        fds.frombytes(content)
+    data, fds = _receive(channel, rights=True)
     if fds:
-        return Root(fds[0])
+        return Root(fds[0], outside=True)
     if data:
         raise script.failure(data)
     result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
@@ -130,32 +159,55 @@ def _receive_root(script: callscript.Script, channel: socket.socket, pidfd: int)
 _NOT_EXECUTED = (os.CLD_EXITED, callscript.NOT_EXECUTED)
 
 
+def _expect_ready(script: callscript.Script, channel: socket.socket) -> None:
+    data, _ = _receive(channel)
+    if data != entering.READY:
+        raise script.failure(data) if data else _ended()
+
+
+def _adopt_copy(script: callscript.Script, channel: socket.socket, started: _Processes) -> None:
+    poller = select.poll()
+    poller.register(channel, select.POLLIN)
+    # Killed between the copy and its message it leaves a channel that does not end by itself.
+    poller.register(started.pidfd, select.POLLIN)
+    poller.poll()
+    poller.unregister(started.pidfd)
+    data, fds = _receive(channel, rights=True) if poller.poll(0) else (b"", ())
+    if not fds:
+        raise script.failure(data) if data else _killed(started.pidfd)
+    started.replace(int.from_bytes(data, "little"), fds[0])
+    with suppress(BrokenPipeError):
+        channel.send(entering.ADOPTED, socket.MSG_NOSIGNAL)
+
+
+def _killed(pidfd: int) -> RuntimeFailure:
+    result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
+    if result is not None and result.si_code != os.CLD_EXITED and result.si_status == signal.SIGSYS:
+        return entering.Forbidden()
+    return _ended()
+
+
 def _wait_for_program(script: callscript.Script, channel: socket.socket) -> None:
-    """End of file after READY is execve's CLOEXEC."""
-    ready = False
-    while data := _receive(channel):
-        if data != entering.READY:
-            raise script.failure(data)
-        ready = True
-    if not ready:
-        raise _ended()
+    """End of file is execve's CLOEXEC."""
+    data, _ = _receive(channel)
+    if data:
+        raise script.failure(data)
 
 
-def _receive(channel: socket.socket) -> bytes:
+def _receive(channel: socket.socket, *, rights: bool = False) -> tuple[bytes, array[int]]:
+    """A message and its descriptors, which the kernel drops if none are wanted."""
+    space = socket.CMSG_SPACE(4) if rights else 0
     try:
-        return channel.recv(_LIMIT)
+        data, given, _, _ = channel.recvmsg(_LIMIT, space, socket.MSG_CMSG_CLOEXEC)
     except ConnectionResetError:
         # It ended with the answer unread. The kernel says so once, and first; its own last
         # message may still be there.
-        return channel.recv(_LIMIT)
+        data, given, _, _ = channel.recvmsg(_LIMIT, space, socket.MSG_CMSG_CLOEXEC)
+    fds = array("i")
+    for _level, _kind, content in given:
+        fds.frombytes(content)
+    return data, fds
 
 
 def _ended() -> RuntimeFailure:
     return RuntimeFailure("exec", "the process ended before it executed its program")
-
-
-def _end(pidfd: int) -> None:
-    with suppress(ProcessLookupError):
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
-    os.close(pidfd)

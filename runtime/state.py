@@ -47,7 +47,6 @@ class State:
     annotations: Mapping[str, str] = field(default_factory=dict)
     oom_score_adj: int | None = None
     directory: str = ""  # <state_root>/<id>
-    may_trace: bool = True  # whether its processes may look into one that has just joined them
 
 
 def directory(state_root: Path, container_id: str) -> Path:

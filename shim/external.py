@@ -229,7 +229,7 @@ class ExternalContainer:
     @contextmanager
     def _root(self) -> Iterator[Root]:
         with self._opened(os.path.realpath(self._rootfs)) as fd:
-            yield Root(fd)
+            yield Root(fd, outside=True)
 
     @contextmanager
     def _opened(self, path: str) -> Iterator[int]:

@@ -45,7 +45,6 @@ def warm_up(exec_root: Path) -> None:
     """Single-threaded, and with no child yet."""
     cgroups.detect()
     capabilities.last()
-    capabilities.own()
     callscript.spawn_function()
     state.boot_id()
     oldoverlay.wanted()

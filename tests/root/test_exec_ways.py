@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,8 +27,8 @@ cat /proc/self/personality /proc/self/coredump_filter
 cut -d' ' -f 7,18,19,40,41 /proc/$$/stat
 echo session $(cut -d' ' -f6 /proc/$$/stat) of $$ | sed s/$$/me/g
 tr '\\0' '\\n' </proc/$$/environ
-umask; pwd; id; ls -l /proc/$$/fd | sed 's/.*[0-9] //'
-readlink /proc/$$/ns/*; readlink /proc/$$/root /proc/$$/exe; grep SigQ /proc/self/status
+umask; pwd; id; cat /proc/$$/cmdline
+for link in /proc/$$/fd/* /proc/$$/ns/* /proc/$$/root /proc/$$/exe; do readlink $link; done
 """
 LIMIT = {"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200}
 SECCOMP = {
@@ -138,6 +139,8 @@ def test_terminal(running: Box) -> None:
         (["broken"], {"env": ["PATH=/work:/"]}),
         (["/bin/true"], {"cwd": "/nowhere"}),
         (["/bin/true"], {"cwd": "/plain"}),
+        (["/bin/true"], {"cwd": "/private/x", "user": {"uid": 7, "gid": 7}, "capabilities": None}),
+        (["/bin/true"], {"execCPUAffinity": {"final": "5-2"}}),
         (["/bin/true"], {"cwd": "/private", "user": {"uid": 7, "gid": 7}, "capabilities": None}),
         (["/private/x"], {"user": {"uid": 7, "gid": 7}, "capabilities": None}),
         (["/bin/true"], {"user": {"username": "nobody-here"}}),
@@ -173,3 +176,38 @@ def test_a_long_command_line(running: Box) -> None:
     ours, theirs = both(running, "true", "x" * 200_000)
     assert ours == theirs
     assert "argument list too long" in ours
+
+
+def test_the_shim_opens_nothing_but_files(running: Box) -> None:
+    """It is not in the container's cgroup, which would keep it from opening a device."""
+    wait = "rm /etc/passwd; mkfifo /etc/passwd; echo >/made; echo x >/etc/passwd; echo >/opened"
+    writer = running.exec("sh", "-c", f"({wait}) & while [ ! -e /made ]; do :; done")
+    assert writer.code == 0
+    for user in ({"uid": 0, "gid": 0}, {"username": "0"}):
+        assert running.exec("true", user=user).code == 0
+    assert not (running.rootfs / "opened").exists()
+    with (running.rootfs / "etc/passwd").open("rb") as fifo:
+        assert fifo.read() == b"x\n"  # so that it had waited
+
+
+def test_a_long_passwd_file_is_read_elsewhere(running: Box) -> None:
+    with (running.rootfs / "etc/passwd").open("a") as file:
+        file.write("x:x:3:3::/:\n" * 10_000 + "last:x:77:77::/last:/bin/sh\n")
+    ours, theirs = both(running, "sh", "-c", "id -u; echo $HOME", user={"username": "last"})
+    assert ours == theirs == "0\n77\n/last\n"
+
+
+def test_a_terminal_larger_than_the_kernel_knows(running: Box) -> None:
+    ours, theirs = both(
+        *(running, "stty", "size"), terminal=True, consoleSize={"height": 70_000, "width": 7}
+    )
+    assert ours == theirs == f"0\n{70_000 & 0xFFFF} 7\n"
+
+
+def test_failures_leave_no_descriptor(running: Box) -> None:
+    descriptors = Path(f"/proc/{running.driver.process.pid}/fd")
+    before = len(list(descriptors.iterdir()))
+    for process in ({}, {"terminal": True}, {"cwd": "/no"}, {"user": {"username": "nobody-here"}}):
+        with pytest.raises(Failed):
+            running.exec("/no/such/thing", **process)
+    assert len(list(descriptors.iterdir())) == before
