@@ -50,7 +50,6 @@ def fail(message: str, status: int) -> None:
 
 
 def run(config: DaemonConfig) -> None:
-    grpcpolling.choose()
     options = config.engine
     daemon_log.configure(
         level=options.log_level, debug=options.debug, log_format=options.log_format
@@ -108,6 +107,7 @@ def write_pidfile(path: Path) -> None:
 
 async def serve(config: DaemonConfig, supervisor: Supervisor) -> int:
     # Imported here: lifecycle starts while these modules, most of the start-up time, are loaded.
+    grpcpolling.load()
     from compat_api.app import App
     from compat_api.client import Engine
     from compat_api.listeners import open_listeners, serve_all

@@ -12,9 +12,9 @@ LEFT_OUT = ("ssl", "_hashlib")
 
 
 def main() -> None:
-    grpcpolling.choose()
     for name in LEFT_OUT:
         sys.modules[name] = None  # type: ignore[assignment]
+    grpcpolling.load()
     from lifecycle import daemon
 
     for name in LEFT_OUT:

@@ -190,13 +190,11 @@ class NativeContainer:
         self._newborn.close()
         if self._starter is not None:
             self._starter.close()
-        try:
-            if self._pid:
-                container.delete(self._state(), self._spec, force=True)
-        finally:
-            if self._root_fd >= 0:
-                os.close(self._root_fd)
-                self._root_fd = -1
+        if self._root_fd >= 0:  # poststop hooks may want to unmount what is below it
+            os.close(self._root_fd)
+            self._root_fd = -1
+        if self._pid:
+            container.delete(self._state(), self._spec, force=True)
 
     def _remove_remains(self) -> None:
         """Whoever was creating it was ended, with it a container that had not begun to run."""
