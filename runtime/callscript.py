@@ -18,8 +18,9 @@ import errno
 import functools
 import os
 import platform
+import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from common import sealed
@@ -137,6 +138,10 @@ CLONE_VM, CLONE_VFORK = 0x100, 0x4000  # linux/sched.h
 
 _ARGV, _ENVP = syscalls.string_vector([b"longshore-exec"]), syscalls.string_vector([])
 _WORD = struct.Struct("<q")
+_IOVEC = struct.Struct("<2Q")
+_MESSAGE = struct.Struct("<QI4xQQQQi4x")  # msghdr
+_RIGHTS = struct.Struct("<QIIi4x")  # cmsghdr and one descriptor
+_RIGHTS_SIZE = 20
 _STORE, _EQUAL, _ON_ERROR, _THEN = 7, 9, 10, 11  # words of a record
 _PADDING = tuple(bytes(-size % 8) for size in range(8))
 _ALL_SIGNALS = (1 << 64) - 1
@@ -222,9 +227,22 @@ class Script:
         for offset in label.wanted:
             _WORD.pack_into(self._table, offset, label.address)
 
-    def replace(self, address: int, content: bytes) -> None:
-        """Data that was made before."""
-        self._data[address - DATA : address - DATA + len(content)] = content
+    def outgoing(self, data: int, size: int) -> tuple[int, int]:
+        """For sendmsg: the address of a message with one descriptor, and where that goes."""
+        rights = self.data(_RIGHTS.pack(_RIGHTS_SIZE, socket.SOL_SOCKET, socket.SCM_RIGHTS, 0))
+        part = self.data(_IOVEC.pack(data, size))
+        return self.data(_MESSAGE.pack(0, 0, part, 1, rights, _RIGHTS_SIZE, 0)), rights + 16
+
+    def incoming(self) -> int:
+        """For recvmsg: the address of a message that ``receive_into`` has yet to define."""
+        return self.data(bytes(_MESSAGE.size))
+
+    def receive_into(self, message: int, parts: Sequence[tuple[int, int]]) -> None:
+        """Its content goes to these addresses, in parts of these sizes; it may have descriptors."""
+        vector = self.data(b"".join(_IOVEC.pack(*each) for each in parts))
+        rights = self.data(bytes(_RIGHTS.size))
+        header = _MESSAGE.pack(0, 0, vector, len(parts), rights, _RIGHTS.size, 0)
+        self._data[message - DATA : message - DATA + len(header)] = header
 
     def store(self, record: int, address: int) -> None:
         """The result of a call that was made before goes there."""

@@ -9,6 +9,7 @@ middle: it sends its root directory to the caller, and goes on with the ids that
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import socket
@@ -27,11 +28,7 @@ MAX_HOME = 1024
 FIRST_FD = 10  # of those given; the root directory and then a terminal come below
 OPENED = 3
 _TIOCSCTTY = 0x540E
-_IOVEC = struct.Struct("<2Q")
 _SOCK_FPROG = struct.Struct("<H6xQ")
-_MESSAGE_HEADER = struct.Struct("<QI4xQQQQi4x")  # msghdr: 64 bits
-_RIGHTS = struct.Struct("<QIIi4x")  # cmsghdr and one descriptor
-_RIGHTS_SIZE = 20
 _WORD = (1 << 64) - 1
 
 
@@ -89,12 +86,13 @@ class _Entering:
         self._detach()
         self._join()
         # The receiving call comes before those that it changes.
-        receive = self._script.data(bytes(_MESSAGE_HEADER.size))
-        self._exchange(receive)
+        answer = self._script.incoming()
+        self._exchange(answer)
         self._restrict()
         self._change_user()
         self._execute()
-        self._fill(receive)
+        filled = [*self._late, (self._groups, MAX_GROUPS * 4), (self._home, MAX_HOME)]
+        self._script.receive_into(answer, filled)
         return self._script
 
     def _prctl(self, option: int, argument: int = 0, second: int = 0) -> None:
@@ -110,7 +108,7 @@ class _Entering:
                 call("close_range", first, fd - 1)
             first = fd + 1
         call("close_range", first, 0xFFFFFFFF)
-        call("fcntl", self._fds.channel, 2, 1)  # F_SETFD, FD_CLOEXEC
+        call("fcntl", self._fds.channel, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
         call("setsid")
         default = self._script.data(bytes(32))
         for number in syscalls.changed_signals:
@@ -128,28 +126,25 @@ class _Entering:
             failure=lambda code: RuntimeFailure.from_os("setns", OSError(code, ""), what),
         )
 
-    def _exchange(self, receive: int) -> None:
+    def _exchange(self, answer: int) -> None:
         """The root directory against ids, and a terminal if there is to be one."""
         call, channel = self._script.call, self._fds.channel
-        rights = self._script.data(
-            _RIGHTS.pack(_RIGHTS_SIZE, socket.SOL_SOCKET, socket.SCM_RIGHTS, 0)
-        )
-        part = self._script.data(_IOVEC.pack(self._script.string(b"/"), 1))
-        message = _MESSAGE_HEADER.pack(0, 0, part, 1, rights, _RIGHTS_SIZE, 0)
+        root = self._script.string(b"/")
+        message, descriptor = self._script.outgoing(root, 1)
         flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
         opened, received = Label(), Label()
         call(
-            *("openat", syscalls.AT_FDCWD, self._script.string(b"/"), flags),
-            store=rights + 16,
+            *("openat", syscalls.AT_FDCWD, root, flags),
+            store=descriptor,
             equal=(OPENED, opened),
         )
         self._script.fail(lambda _: RuntimeFailure("exec", "descriptors below 3 are closed"))
         self._script.place(opened)
-        call("sendmsg", channel, self._script.data(message), socket.MSG_NOSIGNAL)
+        call("sendmsg", channel, message, socket.MSG_NOSIGNAL)
         call("close_range", OPENED, OPENED)
         size = 2 * 7 * 8 + MAX_GROUPS * 4 + MAX_HOME
         call(
-            *("recvmsg", channel, receive, socket.MSG_CMSG_CLOEXEC),
+            *("recvmsg", channel, answer, socket.MSG_CMSG_CLOEXEC),
             equal=(size, received),
         )
         self._script.fail(lambda _: RuntimeFailure("exec", "the caller has ended"))
@@ -158,13 +153,6 @@ class _Entering:
         for number, fd in enumerate(stdio or ()):
             call("dup3", fd, number, 0)
         call("keyctl", syscalls.KEYCTL_JOIN_SESSION_KEYRING, 0)
-
-    def _fill(self, receive: int) -> None:
-        parts = [*self._late, (self._groups, MAX_GROUPS * 4), (self._home, MAX_HOME)]
-        vector = self._script.data(b"".join(_IOVEC.pack(*each) for each in parts))
-        control = self._script.data(bytes(24))
-        header = _MESSAGE_HEADER.pack(0, 0, vector, len(parts), control, 24, 0)
-        self._script.replace(receive, header)
 
     def _restrict(self) -> None:
         """What only root can do; the standard descriptors' owner is the caller's business."""
@@ -368,20 +356,16 @@ class _Entering:
         """
         call, channel = self._script.call, self._fds.channel
         pid, answer = self._script.data(bytes(8)), self._script.data(bytes(8))
-        rights = self._script.data(
-            _RIGHTS.pack(_RIGHTS_SIZE, socket.SOL_SOCKET, socket.SCM_RIGHTS, 0)
-        )
-        part = self._script.data(_IOVEC.pack(pid, 8))
-        message = _MESSAGE_HEADER.pack(0, 0, part, 1, rights, _RIGHTS_SIZE, 0)
+        message, pidfd = self._script.outgoing(pid, 8)
         flags = syscalls.CLONE_PARENT | syscalls.CLONE_PIDFD
         copy = Label()
         call(
-            *("clone", flags, 0, rights + 16),
+            *("clone", flags, 0, pidfd),
             equal=(0, copy),
             store=pid,
             failure=_not_inside,
         )
-        call("sendmsg", channel, self._script.data(message), socket.MSG_NOSIGNAL)
+        call("sendmsg", channel, message, socket.MSG_NOSIGNAL)
         call("exit_group", 0)
         self._script.place(copy)
         self._prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
