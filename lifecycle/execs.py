@@ -52,6 +52,9 @@ class Exec:
         self.container.execs_changed()
         self.end.set()
         self.engine.publish(self.container, "exec_die", {"execID": self.id, "exitCode": str(code)})
+        self.forget_later()
+
+    def forget_later(self) -> None:
         asyncio.get_running_loop().call_later(KEPT_SECONDS, self.container.execs.pop, self.id, None)
 
     def lost(self) -> None:
@@ -231,6 +234,7 @@ def failed(execution: Exec, error: ShimError) -> str:
     execution.container.execs_changed()
     execution.can_resize.set()
     execution.end.set()
+    execution.forget_later()
     return f"OCI runtime exec failed: exec failed: unable to start container process: {text}"
 
 

@@ -50,6 +50,7 @@ async def _delete_files(engine: Engine, container: Container) -> None:
     discard_bundle(engine.paths.shim(container.id))
     await engine.images.remove_container(container.id)
     await asyncio.to_thread(_delete_directory, engine.paths.container(container.id))
+    container.execs.clear()  # their timers have it for minutes
 
 
 def _delete_directory(directory: Path) -> None:
