@@ -66,7 +66,8 @@ class Stream:
             data = bytes(self._current[:count])
             self._current = self._current[count:]
             return data
-        return b"".join(self.parts(count))
+        # Copied one by one: a piece may be in the memory of the one before.
+        return b"".join(map(bytes, self.parts(count)))
 
     def parts(self, count: int) -> Iterator[memoryview]:
         """The next ``count`` bytes, uncopied."""
@@ -219,7 +220,7 @@ class Reader:
             if not newline:
                 if len(text) > 32:
                     raise CorruptArchive("corrupt sparse map")
-                text += b"".join(self.data(BLOCK))
+                text += b"".join(map(bytes, self.data(BLOCK)))
                 used += BLOCK
                 continue
             numbers.append(_decimal(line))
