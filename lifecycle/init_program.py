@@ -10,11 +10,11 @@ ends: what tini does for Docker. docs/decisions.md has why it is not the runtime
 from __future__ import annotations
 
 import os
-import struct
 from pathlib import Path
 
 from common import atomicfile
 from common.errors import NotSupported
+from runtime.elf import EM_X86_64, program
 
 PATH_INSIDE = "/sbin/docker-init"
 
@@ -210,7 +210,7 @@ _X86_64 = (
     "c3",  # ret
 )
 
-_CODE = {"x86_64": (62, _X86_64)}  # EM_X86_64
+_CODE = {"x86_64": (EM_X86_64, _X86_64)}
 
 
 def install(directory: Path) -> Path:
@@ -227,23 +227,11 @@ def install(directory: Path) -> Path:
 
 
 def elf(machine: str) -> bytes:
-    """A program for Linux on ``machine``; two headers: the code, and that the stack is data."""
+    """A program for Linux on ``machine``."""
     if machine not in _CODE:
         raise NotSupported(
             f"--init has no program for {machine} machines: give longshored one with --init-path"
         )
     number, lines = _CODE[machine]
     code = b"".join(bytes.fromhex(line) for line in lines) + _MESSAGE
-    header_size, entry_size = 64, 56
-    start = header_size + 2 * entry_size
-    header = struct.pack(
-        "<16sHHIQQQIHHHHHH",
-        b"\x7fELF\x02\x01\x01",  # 64 bits, little-endian
-        *(2, number, 1, _ADDRESS + start),  # an executable, its entry
-        *(header_size, 0, 0),  # program headers follow, no sections
-        *(header_size, entry_size, 2, 0, 0, 0),
-    )
-    size = start + len(code)
-    load = struct.pack("<IIQQQQQQ", 1, 5, 0, _ADDRESS, _ADDRESS, size, size, 0x1000)  # r-x
-    stack = struct.pack("<IIQQQQQQ", 0x6474E551, 6, 0, 0, 0, 0, 0, 16)  # PT_GNU_STACK, rw-
-    return header + load + stack + code
+    return program(number, _ADDRESS, code)

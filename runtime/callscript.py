@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from common import sealed
-from runtime import syscalls
+from runtime import elf, syscalls
 from runtime.errors import RuntimeFailure
 
 Failure = Callable[[int], RuntimeFailure]  # what an errno means where it happened
@@ -32,72 +32,68 @@ Failure = Callable[[int], RuntimeFailure]  # what an errno means where it happen
 # x86-64, assembled; each line is one instruction. A record of the table, at rbx, is twelve words:
 # the call's number and six arguments; where its result goes; a certain result, and the record
 # that is next after it, after an error, and after all else.
-_RUN = (
-    "bb e0 00 50 00",  # mov ebx,TABLE+2*96
+_RUN = bytes.fromhex(
+    "bb e0 00 50 00"  # mov ebx,TABLE+2*96
     # step:
-    "48 8b 03",  # mov rax,[rbx]
-    "48 8b 7b 08",  # mov rdi,[rbx+0x8]
-    "48 8b 73 10",  # mov rsi,[rbx+0x10]
-    "48 8b 53 18",  # mov rdx,[rbx+0x18]
-    "4c 8b 53 20",  # mov r10,[rbx+0x20]
-    "4c 8b 43 28",  # mov r8,[rbx+0x28]
-    "4c 8b 4b 30",  # mov r9,[rbx+0x30]
-    "0f 05",  # syscall
-    "48 8b 4b 38",  # mov rcx,[rbx+0x38]
-    "48 89 01",  # mov [rcx],rax
-    "48 3b 43 40",  # cmp rax,[rbx+0x40]
-    "74 0e",  # je equal
-    "48 3d 01 f0 ff ff",  # cmp rax,-4095
-    "73 0c",  # jae error
-    "48 8b 5b 58",  # mov rbx,[rbx+0x58]
-    "eb c8",  # jmp step
+    "48 8b 03"  # mov rax,[rbx]
+    "48 8b 7b 08"  # mov rdi,[rbx+0x8]
+    "48 8b 73 10"  # mov rsi,[rbx+0x10]
+    "48 8b 53 18"  # mov rdx,[rbx+0x18]
+    "4c 8b 53 20"  # mov r10,[rbx+0x20]
+    "4c 8b 43 28"  # mov r8,[rbx+0x28]
+    "4c 8b 4b 30"  # mov r9,[rbx+0x30]
+    "0f 05"  # syscall
+    "48 8b 4b 38"  # mov rcx,[rbx+0x38]
+    "48 89 01"  # mov [rcx],rax
+    "48 3b 43 40"  # cmp rax,[rbx+0x40]
+    "74 0e"  # je equal
+    "48 3d 01 f0 ff ff"  # cmp rax,-4095
+    "73 0c"  # jae error
+    "48 8b 5b 58"  # mov rbx,[rbx+0x58]
+    "eb c8"  # jmp step
     # equal:
-    "48 8b 5b 48",  # mov rbx,[rbx+0x48]
-    "eb c2",  # jmp step
+    "48 8b 5b 48"  # mov rbx,[rbx+0x48]
+    "eb c2"  # jmp step
     # error: which record, and with what result
-    "48 89 1c 25 00 00 50 00",  # mov [FAILED],rbx
-    "48 89 04 25 08 00 50 00",  # mov [FAILED+8],rax
-    "48 8b 5b 50",  # mov rbx,[rbx+0x50]
-    "eb ac",  # jmp step
+    "48 89 1c 25 00 00 50 00"  # mov [FAILED],rbx
+    "48 89 04 25 08 00 50 00"  # mov [FAILED+8],rax
+    "48 8b 5b 50"  # mov rbx,[rbx+0x50]
+    "eb ac"  # jmp step
 )
 # spawn(clone_args, size, fd, argv, envp): clone3, and in the child execveat of fd. The child has
 # the parent's memory and stack until then, and touches neither.
-_SPAWN = (
-    "41 89 d1",  # mov r9d,edx
-    "49 89 ca",  # mov r10,rcx
-    "b8 b3 01 00 00",  # mov eax,0x1b3
-    "0f 05",  # syscall
-    "85 c0",  # test eax,eax
-    "74 01",  # je child
-    "c3",  # ret
+_SPAWN = bytes.fromhex(
+    "41 89 d1"  # mov r9d,edx
+    "49 89 ca"  # mov r10,rcx
+    "b8 b3 01 00 00"  # mov eax,0x1b3
+    "0f 05"  # syscall
+    "85 c0"  # test eax,eax
+    "74 01"  # je child
+    "c3"  # ret
     # child:
-    "44 89 cf",  # mov edi,r9d
-    "48 8d 35 1f 00 00 00",  # lea rsi,[rip+0x1f]  (an empty string)
-    "4c 89 d2",  # mov rdx,r10
-    "4d 89 c2",  # mov r10,r8
-    "41 b8 00 10 00 00",  # mov r8d,0x1000  (AT_EMPTY_PATH)
-    "b8 42 01 00 00",  # mov eax,0x142
-    "0f 05",  # syscall
-    "bf 7f 00 00 00",  # mov edi,NOT_EXECUTED
-    "b8 e7 00 00 00",  # mov eax,0xe7
-    "0f 05",  # syscall
-    "00",
+    "44 89 cf"  # mov edi,r9d
+    "48 8d 35 1f 00 00 00"  # lea rsi,[rip+0x1f]  (an empty string)
+    "4c 89 d2"  # mov rdx,r10
+    "4d 89 c2"  # mov r10,r8
+    "41 b8 00 10 00 00"  # mov r8d,0x1000  (AT_EMPTY_PATH)
+    "b8 42 01 00 00"  # mov eax,0x142
+    "0f 05"  # syscall
+    "bf 7f 00 00 00"  # mov edi,NOT_EXECUTED
+    "b8 e7 00 00 00"  # mov eax,0xe7
+    "0f 05"  # syscall
+    "00"
 )
 SUPPORTED = platform.machine() == "x86_64"
 NOT_EXECUTED = 127  # the exit status of a child whose execveat failed
 # arch/x86/entry/syscalls/syscall_64.tbl
-NR = {
+NR = syscalls.NR | {
     "read": 0,
     "write": 1,
-    "rt_sigaction": 13,
-    "rt_sigprocmask": 14,
     "ioctl": 16,
     "sendmsg": 46,
     "recvmsg": 47,
-    "clone": 56,
     "execve": 59,
     "fcntl": 72,
-    "getcwd": 79,
     "chdir": 80,
     "umask": 95,
     "setsid": 112,
@@ -108,14 +104,10 @@ NR = {
     "prctl": 157,
     "sched_setaffinity": 203,
     "exit_group": 231,
-    "keyctl": 250,
-    "ioprio_set": 251,
     "openat": 257,
     "dup3": 292,
     "prlimit64": 302,
     "setns": 308,
-    "sched_setattr": 314,
-    "seccomp": 317,
     "close_range": syscalls.NR_close_range,
     "openat2": syscalls.NR_openat2,
     "faccessat2": syscalls.NR_faccessat2,
@@ -128,13 +120,7 @@ _RECORD = struct.Struct("<12q")
 END, EXIT = TABLE, TABLE + _RECORD.size
 NEXT = 0
 REPORT = struct.Struct("<2q")  # at FAILED: the record's address, the result
-PAGE = 4096
-# asm-generic/fcntl.h and elf.h have these
-PF_X, PF_W, PF_R = 1, 2, 4
-PT_LOAD, PT_GNU_STACK = 1, 0x6474E551
-EM_X86_64 = 62
 NEVER = 1 << 62  # no call's result
-CLONE_VM, CLONE_VFORK = 0x100, 0x4000  # linux/sched.h
 
 _ARGV, _ENVP = syscalls.string_vector([b"longshore-exec"]), syscalls.string_vector([])
 _WORD = struct.Struct("<q")
@@ -260,30 +246,8 @@ class Script:
 
     def image(self) -> bytes:
         """The ELF file."""
-        entry_size, header_size = 56, 64
-        start = header_size + 4 * entry_size
-        header = struct.pack(
-            "<16sHHIQQQIHHHHHH",
-            b"\x7fELF\x02\x01\x01",  # 64 bits, little-endian
-            *(2, EM_X86_64, 1, CODE + start),  # an executable, its entry
-            *(header_size, 0, 0),  # program headers follow, no sections
-            *(header_size, entry_size, 4, 0, 0, 0),
-        )
-        code = bytes.fromhex("".join(_RUN))
-        head_size = TABLE - HEAD + len(self._table)
-        data_offset = PAGE + (head_size + PAGE - 1) // PAGE * PAGE
-        segments = (
-            (PT_LOAD, PF_R | PF_X, 0, CODE, start + len(code)),
-            (PT_LOAD, PF_R | PF_W, PAGE, HEAD, head_size),
-            (PT_LOAD, PF_R | PF_W, data_offset, DATA, len(self._data)),
-            (PT_GNU_STACK, PF_R | PF_W, 0, 0, 0),
-        )
-        for kind, flags, offset, address, size in segments:
-            header += struct.pack(
-                "<IIQQQQQQ", kind, flags, offset, address, address, size, size, PAGE
-            )
-        first = (header + code).ljust(PAGE + TABLE - HEAD, b"\0") + self._table
-        return first.ljust(data_offset, b"\0") + self._data
+        head = bytes(TABLE - HEAD) + self._table
+        return elf.program(elf.EM_X86_64, CODE, _RUN, ((HEAD, head), (DATA, self._data)))
 
 
 def spawn(image: bytes, *, cgroup_fd: int = -1) -> tuple[int, int]:
@@ -296,7 +260,7 @@ def spawn(image: bytes, *, cgroup_fd: int = -1) -> tuple[int, int]:
     function = spawn_function()
     pidfd = ctypes.c_int(-1)
     args = syscalls.clone_args(
-        flags=CLONE_VM | CLONE_VFORK | syscalls.CLONE_PIDFD,
+        flags=syscalls.CLONE_VM | syscalls.CLONE_VFORK | syscalls.CLONE_PIDFD,
         pidfd=ctypes.addressof(pidfd),
         exit_signal=17,  # SIGCHLD
     )
@@ -327,8 +291,8 @@ def spawn_function() -> Callable[..., int]:
     )
     fd = os.memfd_create("spawn", os.MFD_CLOEXEC)
     try:
-        os.write(fd, bytes.fromhex("".join(_SPAWN)).ljust(PAGE, b"\0"))
-        return prototype(syscalls.map_executable(fd, PAGE))
+        os.write(fd, _SPAWN.ljust(elf.PAGE, b"\0"))
+        return prototype(syscalls.map_executable(fd, elf.PAGE))
     finally:
         os.close(fd)
 
