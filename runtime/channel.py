@@ -55,27 +55,28 @@ class Channel:
 
     def receive(self) -> Message | None:
         """The next message; None at end of file. A failure of the other side is raised."""
-        try:
-            data, rights = self._read()
-        except ConnectionResetError:
-            # It ended with a message of ours unread. The kernel says so once, and first; its own
-            # last message may still be there.
-            data, rights = self._read()
+        data, fds = self.read()
         if not data:
             return None
-        fds = array.array("i")
-        for _level, _kind, content in rights:
-            fds.frombytes(content)
         fields = orjson.loads(data)
         kind = fields.pop("kind")
         if kind == "error":
             raise RuntimeFailure(**fields)
-        return Message(kind, fields, tuple(fds))
+        return Message(kind, fields, fds)
 
-    def _read(self) -> tuple[bytes, list[tuple[int, int, bytes]]]:
-        space = socket.CMSG_SPACE(MAX_FDS * 4)
-        data, rights, _, _ = self.socket.recvmsg(LIMIT, space, socket.MSG_CMSG_CLOEXEC)
-        return data, rights
+    def read(self, most_fds: int = MAX_FDS) -> tuple[bytes, tuple[int, ...]]:
+        """A message as it came, b"" at end of file; the kernel drops further descriptors."""
+        space = socket.CMSG_SPACE(most_fds * 4) if most_fds else 0
+        try:
+            data, rights, _, _ = self.socket.recvmsg(LIMIT, space, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionResetError:
+            # It ended with a message of ours unread. The kernel says so once, and first; its own
+            # last message may still be there.
+            data, rights, _, _ = self.socket.recvmsg(LIMIT, space, socket.MSG_CMSG_CLOEXEC)
+        fds = array.array("i")
+        for _level, _kind, content in rights:
+            fds.frombytes(content)
+        return data, tuple(fds)
 
     def expect(self, kind: str) -> Message:
         """Wait for ``kind``; what comes before it is kept for a later call."""

@@ -10,13 +10,12 @@ from __future__ import annotations
 import datetime
 import os
 import select
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime import hooks, idmaps, init, listener, namespaces, program, state, syscalls
+from runtime import children, hooks, idmaps, init, listener, namespaces, program, state, syscalls
 from runtime.cgroups import CgroupError, Manager, with_default_devices
 from runtime.cgroups import manager as cgroup_manager
 from runtime.cgroups.files import WriteFailed
@@ -378,10 +377,7 @@ class _Process:
 
     def abort(self) -> None:
         if self.pidfd >= 0:
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-            os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
-            os.close(self.pidfd)
+            children.end(self.pidfd)
         if self.console is not None:
             os.close(self.console)
         self.channel.close()

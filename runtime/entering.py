@@ -16,7 +16,7 @@ import socket
 import struct
 from dataclasses import dataclass, field
 
-from runtime import callscript, capabilities, lsm, program, scheduling, syscalls
+from runtime import callscript, capabilities, entrance, lsm, program, scheduling, syscalls
 from runtime.callscript import END, EXIT, NEXT, Label, Script
 from runtime.errors import RuntimeFailure
 from runtime.program import Program
@@ -46,13 +46,6 @@ class Descriptors:
     def all(self) -> list[int]:
         given = [self.channel, self.init, *self.cgroups, *(self.stdio or ())]
         return sorted({*given, self.procfs} - {-1})
-
-
-class Forbidden(RuntimeFailure):
-    """A seccomp filter is against the last step, into the PID namespace."""
-
-    def __init__(self) -> None:
-        super().__init__("fork", "the seccomp filter forbids to enter the PID namespace")
 
 
 def script(prepared: Program, namespace_flags: int, fds: Descriptors) -> Script:
@@ -375,10 +368,8 @@ class _Entering:
 
 
 def _not_inside(code: int) -> RuntimeFailure:
-    if code in (errno.EPERM, errno.ENOSYS):
-        return Forbidden()
-    what = "unable to enter the PID namespace"
-    return RuntimeFailure.from_os("fork", OSError(code, ""), what)
+    failure = entrance.failure(OSError(code, ""))
+    return entrance.Forbidden() if entrance.is_forbidden(failure) else failure
 
 
 def _limits(soft: int, hard: int) -> bytes:

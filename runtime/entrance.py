@@ -12,15 +12,32 @@ namespace cannot be made like this: its /proc has to be mounted from inside.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
+import socket
 
 from runtime import console, syscalls
-from runtime.channel import Channel, Message
+from runtime.channel import Channel
 from runtime.errors import RuntimeFailure
 
 STEP = "fork"
+
+
+class Forbidden(RuntimeFailure):
+    """A seccomp filter is against it: nothing that a container could bring about by itself."""
+
+    def __init__(self) -> None:
+        super().__init__(STEP, "the seccomp filter forbids to enter the PID namespace")
+
+
+def failure(error: OSError) -> RuntimeFailure:
+    return RuntimeFailure.from_os(STEP, error, "unable to enter the PID namespace")
+
+
+def is_forbidden(found: RuntimeFailure) -> bool:
+    return found.step == STEP and found.errno in (errno.EPERM, errno.ENOSYS)
 
 
 def go_inside(channel: Channel, *, terminal: bool) -> None:
@@ -28,7 +45,7 @@ def go_inside(channel: Channel, *, terminal: bool) -> None:
     try:
         pid, pidfd = syscalls.clone_sibling()
     except OSError as error:  # a seccomp filter may forbid it
-        raise RuntimeFailure.from_os(STEP, error, "unable to enter the PID namespace") from error
+        raise failure(error) from error
     if pid:
         channel.send("forked", (pidfd,), pid=pid)
         # End of file must only wait for the copy's execve, and not for this process's memory.
@@ -42,17 +59,29 @@ def go_inside(channel: Channel, *, terminal: bool) -> None:
     channel.expect("adopted")
 
 
-def receive(channel: Channel, pidfd: int) -> Message | None:
-    """Parent: the next message, or None if the process ended without one, killed by somebody.
+def has_word(sock: socket.socket, pidfd: int) -> bool:
+    """Parent: wait for a message; False if the process ended without one, killed by somebody.
 
     End of file may not come then: a copy that it has made holds the channel, too.
     """
     poller = select.poll()
-    poller.register(channel.socket, select.POLLIN)
+    poller.register(sock, select.POLLIN)
     poller.register(pidfd, select.POLLIN)
     poller.poll()
     poller.unregister(pidfd)
-    return channel.receive() if poller.poll(0) else None
+    return bool(poller.poll(0))
+
+
+def killed(pidfd: int) -> RuntimeFailure:
+    """Parent: what it means that the process, which has not been reaped, said nothing."""
+    result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
+    if result is not None and result.si_code != os.CLD_EXITED and result.si_status == signal.SIGSYS:
+        return Forbidden()
+    return ended()
+
+
+def ended() -> RuntimeFailure:
+    return RuntimeFailure("exec", "the process ended before it executed its program")
 
 
 def wait_for_program(channel: Channel) -> None:

@@ -8,14 +8,12 @@ runs in the end is a child of the caller all the same.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import os
-import signal
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from runtime import (
-    entering,
+    children,
     entrance,
     idmaps,
     joining,
@@ -69,20 +67,13 @@ def exec_process(
                 return ExecProcess(*scripted.run(plan, clone_fd))
             except scripted.NotPossible:
                 pass
-            except entering.Forbidden:
+            except entrance.Forbidden:
                 plan = dataclasses.replace(plan, forks=False)
         try:
             return _run(plan, clone_fd, pid_namespace, saved, seccomp)
-        except ForkForbidden:
+        except entrance.Forbidden:
             plan = dataclasses.replace(plan, forks=False)
             return _run(plan, clone_fd, pid_namespace, saved, seccomp)
-
-
-class ForkForbidden(RuntimeFailure):
-    """A seccomp filter is against it: nothing that a container could bring about by itself."""
-
-    def __init__(self) -> None:
-        super().__init__(entrance.STEP, "the seccomp filter forbids to enter the PID namespace")
 
 
 def _run(
@@ -176,10 +167,7 @@ def _wait_for_exec(
     except BaseException:
         if process.console is not None:
             os.close(process.console)
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)
-        os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED)
-        os.close(process.pidfd)
+        children.end(process.pidfd)
         raise
     finally:
         if first >= 0:
@@ -190,18 +178,11 @@ def _wait_for_exec(
 
 def _next(channel: Channel, process: ExecProcess) -> Message:
     try:
-        message = entrance.receive(channel, process.pidfd)
+        message = channel.receive() if entrance.has_word(channel.socket, process.pidfd) else None
     except RuntimeFailure as failure:
-        if failure.step == entrance.STEP and failure.errno in (errno.EPERM, errno.ENOSYS):
-            raise ForkForbidden from failure
+        if entrance.is_forbidden(failure):
+            raise entrance.Forbidden from failure
         raise
     if message is None:
-        raise _early_end(process)
+        raise entrance.killed(process.pidfd)
     return message
-
-
-def _early_end(process: ExecProcess) -> RuntimeFailure:
-    result = os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED | os.WNOWAIT)
-    if result is not None and result.si_code != os.CLD_EXITED and result.si_status == signal.SIGSYS:
-        return ForkForbidden()
-    return RuntimeFailure("exec", "the process ended before it executed its program")

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from runtime import syscalls
+from runtime import children, syscalls
 from runtime.errors import RuntimeFailure
 from runtime.spec import IDMapping, Namespace, TimeOffset
 
@@ -211,9 +211,7 @@ def mapped_userns(uids: tuple[IDMapping, ...], gids: tuple[IDMapping, ...]) -> i
         write_mappings(pid, uids, gids)
         return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
-        os.close(pidfd)
+        children.end(pidfd)
 
 
 def raise_loopback() -> None:

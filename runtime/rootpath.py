@@ -107,8 +107,10 @@ class Root:
         finally:
             os.close(directory)
 
-    def read_file(self, path: str, limit: int) -> bytes | None:
+    def read_file(self, path: str, limit: int, *, longer: Exception | None = None) -> bytes | None:
         """Content of a regular file of at most ``limit`` bytes; None if there is no such file.
+
+        ``longer`` is raised of a longer one, if given.
 
         Never blocks: whoever made the root may have put a FIFO or a device there.
         """
@@ -116,7 +118,11 @@ class Root:
 
         def readable(fd: int) -> bool:
             about = os.fstat(fd)
-            return stat.S_ISREG(about.st_mode) and about.st_size <= limit
+            if not stat.S_ISREG(about.st_mode):
+                return False
+            if longer is not None and about.st_size > limit:
+                raise longer
+            return about.st_size <= limit
 
         try:
             fd = self.open_if(path, flags, readable)

@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import fcntl
 import os
-import select
-import signal
 import socket
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
-from runtime import callscript, console, entering, joining, program, users
-from runtime.errors import RuntimeFailure
+from runtime import callscript, children, console, entering, entrance, joining, program, users
+from runtime.channel import Channel
 from runtime.joining import Plan
 from runtime.rootpath import Root
-from runtime.spec import User
 
 MAX_FILE = 1 << 16  # bytes of the container's passwd and group
-_LIMIT = 4096  # bytes of a message of the process's
 
 
 class NotPossible(Exception):
@@ -47,10 +43,7 @@ class _Processes:
     def end(self) -> None:
         if self.master is not None:
             os.close(self.master)
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-        os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
-        os.close(self.pidfd)
+        children.end(self.pidfd)
 
 
 def possible(plan: Plan) -> bool:
@@ -69,9 +62,9 @@ def run(plan: Plan, clone_fd: int) -> tuple[int, int, int | None]:
     With a PID namespace that is a copy of the process that was started, made as its last step, for
     who may trace looks into whatever is in there: see entrance.py.
     """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours:
-        with theirs, _given(plan, theirs.fileno()) as fds:
+    ours, theirs = Channel.pair()
+    with ours.socket:
+        with theirs.socket, _given(plan, theirs.socket.fileno()) as fds:
             script = entering.script(plan.program, plan.namespace_flags, fds)
             started = _Processes(*callscript.spawn(script.image(), cgroup_fd=clone_fd))
         try:
@@ -107,14 +100,14 @@ def _given(plan: Plan, channel: int) -> Iterator[entering.Descriptors]:
         )
 
 
-def _answer(
-    plan: Plan, script: callscript.Script, channel: socket.socket, started: _Processes
-) -> None:
+def _answer(plan: Plan, script: callscript.Script, channel: Channel, started: _Processes) -> None:
     """Take the root directory, give ids and a terminal."""
     with ExitStack() as opened:
         root = _receive_root(script, channel, started.pidfd)
         opened.callback(os.close, root.fd)
-        identity = _identity(plan.program.process.user, root)
+        # Longer files are read in a process of the container's: this one has others to serve.
+        user = plan.program.process.user
+        identity = users.resolve(user, root, limit=MAX_FILE, longer=NotPossible())
         answer = entering.answer(identity)
         if answer is None:
             raise NotPossible
@@ -128,24 +121,11 @@ def _answer(
             stdio = [terminal]
         program.own_stdio(identity.uid, stdio)
         with suppress(BrokenPipeError):  # it has failed meanwhile, and says why
-            channel.sendmsg([answer], rights, socket.MSG_NOSIGNAL)
+            channel.socket.sendmsg([answer], rights, socket.MSG_NOSIGNAL)
 
 
-def _identity(user: User, root: Root) -> users.Identity:
-    """Longer files are read in a process of the container's: this one has others to serve."""
-    for name in ("etc/passwd", "etc/group"):
-        with suppress(FileNotFoundError):
-            fd = root.open(name)
-            try:
-                if os.fstat(fd).st_size > MAX_FILE:
-                    raise NotPossible
-            finally:
-                os.close(fd)
-    return users.resolve(user, root)
-
-
-def _receive_root(script: callscript.Script, channel: socket.socket, pidfd: int) -> Root:
-    data, fds = _receive(channel, rights=True)
+def _receive_root(script: callscript.Script, channel: Channel, pidfd: int) -> Root:
+    data, fds = channel.read(1)
     if fds:
         return Root(fds[0], outside=True)
     if data:
@@ -153,61 +133,30 @@ def _receive_root(script: callscript.Script, channel: socket.socket, pidfd: int)
     result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
     if result is not None and (result.si_code, result.si_status) == _NOT_EXECUTED:
         raise NotPossible
-    raise _ended()
+    raise entrance.ended()
 
 
 _NOT_EXECUTED = (os.CLD_EXITED, callscript.NOT_EXECUTED)
 
 
-def _expect_ready(script: callscript.Script, channel: socket.socket) -> None:
-    data, _ = _receive(channel)
+def _expect_ready(script: callscript.Script, channel: Channel) -> None:
+    data, _ = channel.read(0)
     if data != entering.READY:
-        raise script.failure(data) if data else _ended()
+        raise script.failure(data) if data else entrance.ended()
 
 
-def _adopt_copy(script: callscript.Script, channel: socket.socket, started: _Processes) -> None:
-    poller = select.poll()
-    poller.register(channel, select.POLLIN)
-    # Killed between the copy and its message it leaves a channel that does not end by itself.
-    poller.register(started.pidfd, select.POLLIN)
-    poller.poll()
-    poller.unregister(started.pidfd)
-    data, fds = _receive(channel, rights=True) if poller.poll(0) else (b"", ())
+def _adopt_copy(script: callscript.Script, channel: Channel, started: _Processes) -> None:
+    word = entrance.has_word(channel.socket, started.pidfd)
+    data, fds = channel.read(1) if word else (b"", ())
     if not fds:
-        raise script.failure(data) if data else _killed(started.pidfd)
+        raise script.failure(data) if data else entrance.killed(started.pidfd)
     started.replace(int.from_bytes(data, "little"), fds[0])
     with suppress(BrokenPipeError):
-        channel.send(entering.ADOPTED, socket.MSG_NOSIGNAL)
+        channel.socket.send(entering.ADOPTED, socket.MSG_NOSIGNAL)
 
 
-def _killed(pidfd: int) -> RuntimeFailure:
-    result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
-    if result is not None and result.si_code != os.CLD_EXITED and result.si_status == signal.SIGSYS:
-        return entering.Forbidden()
-    return _ended()
-
-
-def _wait_for_program(script: callscript.Script, channel: socket.socket) -> None:
+def _wait_for_program(script: callscript.Script, channel: Channel) -> None:
     """End of file is execve's CLOEXEC."""
-    data, _ = _receive(channel)
+    data, _ = channel.read(0)
     if data:
         raise script.failure(data)
-
-
-def _receive(channel: socket.socket, *, rights: bool = False) -> tuple[bytes, array[int]]:
-    """A message and its descriptors, which the kernel drops if none are wanted."""
-    space = socket.CMSG_SPACE(4) if rights else 0
-    try:
-        data, given, _, _ = channel.recvmsg(_LIMIT, space, socket.MSG_CMSG_CLOEXEC)
-    except ConnectionResetError:
-        # It ended with the answer unread. The kernel says so once, and first; its own last
-        # message may still be there.
-        data, given, _, _ = channel.recvmsg(_LIMIT, space, socket.MSG_CMSG_CLOEXEC)
-    fds = array("i")
-    for _level, _kind, content in given:
-        fds.frombytes(content)
-    return data, fds
-
-
-def _ended() -> RuntimeFailure:
-    return RuntimeFailure("exec", "the process ended before it executed its program")

@@ -29,13 +29,16 @@ class Identity:
     home: str
 
 
-def resolve(user: User, root: Root) -> Identity:
-    passwd = root.read_file("etc/passwd", LIMIT) or b""
+def resolve(
+    user: User, root: Root, *, limit: int = LIMIT, longer: Exception | None = None
+) -> Identity:
+    """Files of more than ``limit`` bytes are none, or raise ``longer``."""
+    passwd = root.read_file("etc/passwd", limit, longer=longer) or b""
     additional: list[int] = []
     if user.username is None:
         uid, gid = user.uid, user.gid
     else:
-        groups = root.read_file("etc/group", LIMIT) or b""
+        groups = root.read_file("etc/group", limit, longer=longer) or b""
         uid, gid, additional = _named(user.username, passwd, groups)
         additional += [_group(name, groups) for name in user.additional_groups]
     # With the primary group, or a process could shed a denial to it (CVE-2022-36109).
