@@ -25,8 +25,7 @@ async def remove_locked(engine: Engine, container: Container, *, volumes: bool) 
     crash leaves of them is swept at the next start, since no record names them.
     """
     engine.containers.transition(container, pb.REMOVING)
-    if container.shim is not None and container.ending is None:
-        await abandon(container)
+    await _abandon(container)
     await release_network(engine, container)
     engine.containers.remove(container)
     if volumes:
@@ -37,10 +36,10 @@ async def remove_locked(engine: Engine, container: Container, *, volumes: bool) 
     engine.spawn(_delete_files(engine, container), f"cleaning of {describe(container)}")
 
 
-async def abandon(container: Container) -> None:
+async def _abandon(container: Container) -> None:
     """End a shim whose container never started; after an exit it ends by itself."""
     shim = container.shim
-    if shim is not None:
+    if shim is not None and container.ending is None:
         with suppress(EngineError):
             await shim.call("abandon")
 
